@@ -1,0 +1,1 @@
+"""The experiments: what a row of a table is, and how one run is executed."""

@@ -1,0 +1,29 @@
+"""Errors a user can act on: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BenchmarkError(Exception):
+    """Printed as one clear line by the command line, which then exits with status 2."""
+
+
+class UnknownName(BenchmarkError):
+    """A name that nothing is registered under; the message suggests the nearest known one."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        self.kind, self.name = kind, name
+        super().__init__(f"unknown {kind} {name!r}: {suggestion(name, known)}")
+
+
+class DataError(BenchmarkError):
+    """A data file that is missing, truncated or altered."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Name the nearest known name, or list them all when none is near."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -1,0 +1,112 @@
+"""`Record`: one JSON per run, written by atomic rename. Records are the only source of truth.
+
+Tables, figures, the report and MLflow are all derived from records and can be rebuilt at any time.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, ValidationError
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.spec import Frozen, RunSpec
+
+SCHEMA = 1
+
+
+class Record(Frozen):
+    """What one run was and what came of it.
+
+    Attributes
+    ----------
+    metrics : ``{"last": {...}, "best_validation": {...}}``, names such as ``test/auroc``.
+    curves : named series of at most 100 points; ``epoch`` is the shared abscissa.
+    diagnostics : the refiner's own scalars over the whole run, such as ``mean_weight``.
+    seconds : wall-clock per phase (``upstream``, ``refine``, ``step``, ``evaluate``, ``total``).
+    source : hash of the source code the result depends on; a change makes the record stale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    schema_version: Literal[1] = SCHEMA
+    key: str
+    status: Literal["complete", "failed"]
+    error: str = ""
+    spec: RunSpec
+    metrics: dict[str, dict[str, float]] = {}
+    curves: dict[str, list[float]] = {}
+    diagnostics: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    peak_memory_mib: float = 0.0
+    started: str = ""
+    finished: str = ""
+    device: str = ""
+    data: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    commit: str = ""
+    source: str = ""
+
+
+def path_of(results: Path, spec: RunSpec) -> Path:
+    """Place of a run's record: ``records/table2/qsar/mlp/cutmix/saflex/seed0.json``."""
+    return results / "records" / spec.bundle / f"seed{spec.seed}.json"
+
+
+def write(results: Path, record: Record) -> Path:
+    """Write a record so that a reader sees the old file, the new one, never half of one."""
+    target = path_of(results, record.spec)
+    atomic_write(target, record.model_dump_json(indent=1, exclude_defaults=False) + "\n")
+    return target
+
+
+def atomic_write(target: Path, text: str) -> None:
+    """Write through a temporary file in the same folder, flushed to disk, then renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> Record:
+    """Read one record; a truncated or foreign file is a `BenchmarkError` naming it."""
+    try:
+        record = Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise BenchmarkError(
+            f"{path} is not a record ({reason}): delete it and run the same command again"
+        ) from error
+    if record.key != record.spec.key:
+        raise BenchmarkError(
+            f"{path}: key {record.key} is not the hash of its spec ({record.spec.key}): the file "
+            "was edited or written by another version; delete it and run the same command again"
+        )
+    return record
+
+
+def load_all(results: Path) -> Iterator[Record]:
+    """Yield every record of a suite's results folder in path order."""
+    for path in sorted((results / "records").rglob("seed*.json")):
+        yield read(path)
+
+
+def canonical(record: Record, *, times: bool = False) -> str:
+    """Canonical text of a record, without what legitimately differs between two equal runs."""
+    volatile = {"seconds", "started", "finished", "peak_memory_mib", "commit", "versions", "device"}
+    data = record.model_dump(mode="json", exclude=None if times else volatile)
+    return json.dumps(data, sort_keys=True)

@@ -1,0 +1,71 @@
+"""Data sets, upstream augmentations, refiners and models by name: one file each, found by discovery.
+
+A file in ``benchmarks/<family>/`` registers what it holds with ``@register("name", ...)``. Names are
+read from the source without importing it, so that planning a suite needs no torch; the module is
+imported when somebody asks for the thing itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from benchmarks.errors import UnknownName
+
+FAMILIES = ("datasets", "upstream", "refiners", "models")
+SINGULAR = {"datasets": "data set", "upstream": "upstream", "refiners": "refiner", "models": "model"}
+
+_registered: dict[tuple[str, str], Callable] = {}
+
+
+def register(*names: str) -> Callable[[Callable], Callable]:
+    """Register a function or class of a family's module under one or several literal names."""
+
+    def decorate(thing: Callable) -> Callable:
+        family = thing.__module__.split(".")[-2]
+        for name in names:
+            _registered[family, name] = thing
+        return thing
+
+    return decorate
+
+
+@cache
+def modules(family: str) -> dict[str, str]:
+    """Map each registered name of a family to the module that holds it, importing none."""
+    found: dict[str, str] = {}
+    for path in sorted((Path(__file__).parent / family).glob("*.py")):
+        for name in _literal_names(path):
+            module = f"benchmarks.{family}.{path.stem}"
+            if name in found:
+                raise ValueError(f"{family} name {name!r} is registered by {found[name]} and {module}")
+            found[name] = module
+    return found
+
+
+def check(family: str, name: str) -> None:
+    """Raise `UnknownName`, with the nearest known name, unless the name is registered."""
+    if name not in modules(family):
+        raise UnknownName(SINGULAR[family], name, modules(family))
+
+
+def load(family: str, name: str) -> Callable:
+    """Import the module that registers the name and return what it registered."""
+    check(family, name)
+    importlib.import_module(modules(family)[name])
+    return _registered[family, name]
+
+
+def _literal_names(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    decorators = [
+        d
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        for d in node.decorator_list
+        if isinstance(d, ast.Call) and getattr(d.func, "id", None) == "register"
+    ]
+    return [ast.literal_eval(argument) for d in decorators for argument in d.args]

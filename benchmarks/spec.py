@@ -1,0 +1,93 @@
+"""`RunSpec`: everything that decides the result of one run, frozen and validated. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+._-]*$")]
+
+
+class Frozen(BaseModel):
+    """Base of every specification: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Recipe(Frozen):
+    """How the network is trained; the same for every method of a table (protocol)."""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
+    schedule: Literal["constant", "milestones", "cosine"] = "constant"
+    milestones: tuple[float, ...] = Field((0.5, 0.75), description="as shares of all epochs")
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(256, ge=1)
+    class_weights: bool = Field(False, description="cross-entropy weighted by inverse frequency")
+    evaluate_every: int | None = Field(None, ge=1, description="epochs; default: 100 points a run")
+    batch_limit: int | None = Field(None, ge=1, description="training samples used; default: all")
+
+
+class Component(Frozen):
+    """A registered thing and the settings handed to it."""
+
+    name: Name
+    settings: dict[str, Any] = {}
+
+
+class RunSpec(Frozen):
+    """One run. `key` names it for ever: the hash of its canonical JSON.
+
+    `upstream` and `refiner` are the names that rows of a table carry. They may be a suite's own
+    (``cutmix-0.3``); `settings.upstream.name` and `settings.refiner.name` say what was registered.
+    """
+
+    suite: Name
+    table: Name
+    dataset: Name
+    backbone: Name
+    upstream: Name
+    refiner: Name
+    seed: int = Field(ge=0)
+    settings: Settings
+    metric: str = Field(description="primary metric of the table, such as auroc")
+    reduced: str = Field("", description="what was reduced against the protocol, shown in the table")
+
+    @cached_property
+    def key(self) -> str:
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def bundle(self) -> str:
+        """Name of the bundle: all seeds of one row and column, run by one process."""
+        return str(
+            PurePosixPath(
+                f"table{self.table}", self.dataset, self.backbone, self.upstream, self.refiner
+            )
+        )
+
+
+class Settings(Frozen):
+    """The settings of each component and the recipe."""
+
+    dataset: Component
+    model: Component
+    upstream: Component
+    refiner: Component
+    recipe: Recipe = Recipe()
+    clean_share: float = Field(
+        0.0, ge=0, le=1, description="weight of the clean batch in the loss (Eq. 3); 0: augmented only"
+    )
+    train_on: Literal["train", "train+validation"] = "train"
+    replicas: bool = Field(False, description="train all seeds of a bundle at once")
+
+
+RunSpec.model_rebuild()
