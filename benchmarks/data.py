@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 
-class Split(NamedTuple):
+@dataclass(frozen=True)
+class Split:
     """Inputs x (N, ...) and class indices y (N,), int64, held as tensors on one device."""
 
     x: Tensor
@@ -19,7 +20,7 @@ class Split(NamedTuple):
     def to(self, device: torch.device | str) -> Split:
         return Split(self.x.to(device), self.y.to(device))
 
-    def __len__(self) -> int:  # rows, not the two fields of the tuple
+    def __len__(self) -> int:
         return len(self.y)
 
 

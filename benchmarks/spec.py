@@ -32,7 +32,6 @@ class Recipe(Frozen):
     batch_size: int = Field(256, ge=1)
     class_weights: bool = Field(False, description="cross-entropy weighted by inverse frequency")
     evaluate_every: int | None = Field(None, ge=1, description="epochs; default: 100 points a run")
-    batch_limit: int | None = Field(None, ge=1, description="training samples used; default: all")
 
 
 class Component(Frozen):
