@@ -1,0 +1,298 @@
+"""Suites: a YAML file says what to run; `plan` turns it into a list of `RunSpec`. Imports no torch."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from benchmarks import registry
+from benchmarks.errors import BenchmarkError, suggestion
+from benchmarks.spec import Component, Frozen, Name, Recipe, RunSpec, Settings
+
+SUITES = Path(str(files("benchmarks"))) / "suites"
+
+
+class Row(Frozen):
+    """One row of a table: a refiner with its settings and how the loss is composed."""
+
+    refiner: Name
+    settings: dict[str, Any] = {}
+    clean_share: float = Field(0.0, ge=0, le=1)
+    upstream: Name | None = None
+    train_on: Literal["train", "train+validation"] = "train"
+
+
+class Entry(Frozen):
+    """A data set, backbone or upstream of a table: a registered thing under the table's name."""
+
+    name: Name | None = Field(None, description="registered name; default: the key itself")
+    settings: dict[str, Any] = {}
+    metric: str | None = Field(None, description="data sets only: overrides the table's metric")
+    not_run: str | None = Field(None, description="planned by the paper, not run here, and why")
+
+
+class Override(Frozen):
+    """Changes to the runs whose fields match, and what to call the change in the table."""
+
+    match: dict[Literal["dataset", "backbone", "upstream", "row"], list[Name]]
+    recipe: dict[str, Any] = {}
+    dataset: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    refiner: dict[str, Any] = {}
+    seeds: int | None = Field(None, ge=1)
+    skip: str | None = Field(None, description="do not run the matching cells, and why")
+    reduced: str = ""
+
+
+class TableSpec(Frozen):
+    """One table: data sets x backbones x upstreams x rows."""
+
+    title: str = ""
+    metric: Literal["accuracy", "auroc", "macro_f1", "balanced_accuracy"]
+    datasets: dict[Name, Entry]
+    backbones: dict[Name, Entry]
+    upstreams: dict[Name, Entry] = {"none": Entry()}
+    rows: list[Name]
+    saflex: dict[str, Any] = Field({}, description="settings for every SAFLEX row, such as beta")
+    recipe: Recipe = Recipe()
+    seeds: int | None = Field(None, ge=1)
+    reduced: str = ""
+    replicas: bool = False
+    overrides: list[Override] = []
+
+    @field_validator("datasets", "backbones", "upstreams", mode="before")
+    @classmethod
+    def _list_is_mapping(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return {name: {} for name in value}
+        if isinstance(value, dict):
+            return {name: entry or {} for name, entry in value.items()}
+        return value
+
+    @property
+    def not_run(self) -> dict[str, str]:
+        """Data sets the paper has and this suite does not run, with the reason."""
+        return {name: entry.not_run for name, entry in self.datasets.items() if entry.not_run}
+
+
+class Suite(Frozen):
+    """A suite file."""
+
+    suite: Name
+    title: str = ""
+    seeds: int = Field(5, ge=1)
+    rows: dict[Name, Row] = {}
+    tables: dict[Name, TableSpec]
+    workers: int | None = Field(None, ge=1, description="processes at once; default: cores")
+
+    @property
+    def name(self) -> str:
+        return self.suite
+
+    @property
+    def all_rows(self) -> dict[str, Row]:
+        """The shared rows of rows.yaml, then the suite's own, which win."""
+        return {**shared_rows(), **self.rows}
+
+
+@cache
+def shared_rows() -> dict[str, Row]:
+    """Read `suites/rows.yaml`."""
+    content = yaml.safe_load((SUITES / "rows.yaml").read_text(encoding="utf-8"))
+    return {name: Row.model_validate(row) for name, row in content["rows"].items()}
+
+
+def names() -> list[str]:
+    """Names of the suites that ship with the package."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml") if path.stem != "rows")
+
+
+def load(name_or_path: str | Path) -> Suite:
+    """Load and check a suite by its name or the path of its file.
+
+    Raises
+    ------
+    BenchmarkError
+        All errors at once, each with its path in the file and the nearest known name.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        if str(name_or_path) not in names():
+            raise BenchmarkError(
+                f"unknown suite {str(name_or_path)!r}: {suggestion(str(name_or_path), names())}"
+            )
+        path = SUITES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise BenchmarkError(f"suite file {path} does not exist; known suites are {', '.join(names())}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        suite = Suite.model_validate(content)
+    except yaml.YAMLError as error:
+        raise BenchmarkError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        raise BenchmarkError(_explain(path, error)) from error
+    if problems := list(_unknown_names(suite)):
+        raise BenchmarkError("\n".join(f"{path}: {problem}" for problem in problems))
+    return suite
+
+
+def plan(suite: Suite, *, table: str | None = None) -> list[RunSpec]:
+    """List every run of a suite in the order of its file, cells marked as not run left out."""
+    if table is not None and table not in suite.tables:
+        raise BenchmarkError(
+            f"suite {suite.name} has no table {table!r}: {suggestion(table, suite.tables)}"
+        )
+    specs: dict[tuple[str, int], RunSpec] = {}
+    for identifier, spec in suite.tables.items():
+        if table in (None, identifier):
+            for run in _plan_table(suite, identifier, spec):
+                specs.setdefault((run.bundle, run.seed), run)
+    return list(specs.values())
+
+
+def bundles(specs: list[RunSpec]) -> dict[str, list[RunSpec]]:
+    """Group a plan into bundles: all seeds of one cell, run by one process."""
+    grouped: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        grouped.setdefault(spec.bundle, []).append(spec)
+    return grouped
+
+
+def _plan_table(suite: Suite, identifier: str, table: TableSpec):
+    for dataset, data_entry in table.datasets.items():
+        if data_entry.not_run:
+            continue
+        for backbone, model_entry in table.backbones.items():
+            if model_entry.not_run:
+                continue
+            for upstream, upstream_entry in table.upstreams.items():
+                for row_name in table.rows:
+                    row = suite.all_rows[row_name]
+                    cell = {
+                        "dataset": dataset,
+                        "backbone": backbone,
+                        "upstream": row.upstream or upstream,
+                        "row": row_name,
+                    }
+                    entries = (data_entry, model_entry, upstream_entry, row)
+                    if row.upstream:
+                        entries = (data_entry, model_entry, Entry(), row)
+                    yield from _plan_cell(suite, identifier, cell, entries)
+
+
+def _plan_cell(suite: Suite, identifier: str, cell: dict[str, str], entries: tuple):
+    table = suite.tables[identifier]
+    data_entry, model_entry, upstream_entry, row = entries
+    changes = [o for o in table.overrides if all(cell[k] in v for k, v in o.match.items())]
+    if any(change.skip for change in changes):
+        return
+    recipe, dataset = table.recipe.model_dump(), dict(data_entry.settings)
+    model, refiner = dict(model_entry.settings), dict(row.settings)
+    if row.refiner.startswith("saflex"):
+        refiner = {**table.saflex, **refiner}
+    seeds, reduced = table.seeds or suite.seeds, [table.reduced] if table.reduced else []
+    for change in changes:
+        recipe.update(change.recipe)
+        dataset.update(change.dataset)
+        model.update(change.model)
+        refiner.update(change.refiner)
+        seeds = change.seeds or seeds
+        reduced += [change.reduced] if change.reduced else []
+    settings = Settings(
+        dataset=Component(name=data_entry.name or cell["dataset"], settings=dataset),
+        model=Component(name=model_entry.name or cell["backbone"], settings=model),
+        upstream=Component(
+            name=upstream_entry.name or cell["upstream"], settings=upstream_entry.settings
+        ),
+        refiner=Component(name=row.refiner, settings=refiner),
+        recipe=Recipe.model_validate(recipe),
+        clean_share=row.clean_share,
+        train_on=row.train_on,
+        replicas=table.replicas,
+    )
+    for seed in range(seeds):
+        yield RunSpec(
+            suite=suite.name,
+            table=identifier,
+            dataset=cell["dataset"],
+            backbone=cell["backbone"],
+            upstream=cell["upstream"],
+            refiner=cell["row"],
+            seed=seed,
+            settings=settings,
+            metric=data_entry.metric or table.metric,
+            reduced="; ".join(reduced),
+        )
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"]
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(problem["loc"][:-1])
+            message = f"unknown key: {suggestion(str(problem['loc'][-1]), known)}"
+        given = "" if problem["type"] in {"extra_forbidden", "missing"} else f" (given {problem['input']!r})"
+        lines.append(f"{path}: {where}: {message}{given}")
+    return "\n".join(lines)
+
+
+def _fields_at(location: tuple) -> list[str]:
+    """Fields of the model at a location of the suite file, for the suggestion of a near key."""
+    model: type[Frozen] = Suite
+    steps = {"tables": TableSpec, "rows": Row, "recipe": Recipe, "overrides": Override}
+    steps |= {"datasets": Entry, "backbones": Entry, "upstreams": Entry}
+    for part in location:
+        model = steps.get(part, model) if isinstance(part, str) else model
+    return list(model.model_fields)
+
+
+def _unknown_names(suite: Suite):
+    rows = suite.all_rows
+    for name, row in suite.rows.items():
+        yield from _check(f"rows.{name}.refiner", "refiners", row.refiner)
+        if row.upstream:
+            yield from _check(f"rows.{name}.upstream", "upstream", row.upstream)
+    for identifier, table in suite.tables.items():
+        at = f"tables.{identifier}"
+        for field, family in (
+            ("datasets", "datasets"),
+            ("backbones", "models"),
+            ("upstreams", "upstream"),
+        ):
+            for name, entry in getattr(table, field).items():
+                yield from _check(f"{at}.{field}.{name}", family, entry.name or name)
+        for name in table.rows:
+            if name not in rows:
+                yield f"{at}.rows: unknown row {name!r}: {suggestion(name, rows)}"
+        for number, override in enumerate(table.overrides):
+            yield from _check_override(f"{at}.overrides.{number}", table, override)
+
+
+def _check_override(at: str, table: TableSpec, override: Override):
+    known = {
+        "dataset": table.datasets,
+        "backbone": table.backbones,
+        "upstream": {**table.upstreams, "none": None},
+        "row": table.rows,
+    }
+    for field, values in override.match.items():
+        for value in values:
+            if value not in known[field]:
+                yield f"{at}.match.{field}: {value!r} matches nothing: {suggestion(value, known[field])}"
+    for key in override.recipe:
+        if key not in Recipe.model_fields:
+            yield f"{at}.recipe.{key}: unknown key: {suggestion(key, Recipe.model_fields)}"
+
+
+def _check(at: str, family: str, name: str):
+    try:
+        registry.check(family, name)
+    except BenchmarkError as error:
+        yield f"{at}: {error}"
