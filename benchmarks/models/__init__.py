@@ -1,1 +1,1 @@
-"""models"""
+"""Backbones: a registered function ``build(data, **settings) -> nn.Module`` from inputs to logits (B, K)."""
