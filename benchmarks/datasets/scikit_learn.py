@@ -1,0 +1,33 @@
+"""Demo data inside scikit-learn: breast cancer (binary), digits (10 classes); in no table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.datasets import tabular
+from benchmarks.datasets.tabular import Raw
+from benchmarks.registry import register
+
+if TYPE_CHECKING:
+    from benchmarks.data import Data
+
+
+def raw(name: str) -> Raw:
+    from sklearn import __version__, datasets
+
+    bunch = {"breast-cancer": datasets.load_breast_cancer, "digits": datasets.load_digits}[name]()
+    return Raw(
+        values=np.asarray(bunch.data, dtype=np.float64),
+        levels=(0,) * bunch.data.shape[1],
+        y=np.asarray(bunch.target, dtype=np.int64),
+        feature_names=tuple(str(feature) for feature in bunch.feature_names),
+        class_names=tuple(str(label) for label in bunch.target_names),
+        provenance=(("scikit-learn", __version__),),
+    )
+
+
+@register("breast-cancer", "digits")
+def load(name: str, *, seed: int, label_noise: float = 0.0, limit: int | None = None) -> Data:
+    return tabular.data(raw(name), name, seed=seed, label_noise=label_noise, limit=limit)

@@ -1,0 +1,271 @@
+"""Tabular data: as published, and as tensors of one split fitted on its training rows (Table 2)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks import registry, seeds
+from benchmarks.errors import BenchmarkError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmarks.data import Data
+
+TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # protocol: 65/15/20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """A whole data set before any split: nothing in it was fitted.
+
+    Attributes
+    ----------
+    values : float64 (N, F); a continuous value, or the index of a categorical's level; NaN missing.
+    levels : per column the number of levels of a categorical, 0 for a continuous one.
+    y : int64 (N,), class indices; class 1 is the positive one of two.
+    notes : what a reader of any table must know.
+    provenance : file names with checksums.
+    """
+
+    values: np.ndarray
+    levels: tuple[int, ...]
+    y: np.ndarray
+    feature_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    provenance: tuple[tuple[str, str], ...] = ()
+
+
+def from_frame(
+    frame: pd.DataFrame,
+    *,
+    target: str,
+    classes: Sequence[str],
+    categorical: Sequence[str] = (),
+    notes: tuple[str, ...] = (),
+) -> Raw:
+    """Turn a frame into a `Raw`: target to class index, categoricals to level indices.
+
+    Raises
+    ------
+    DataError
+        The frame lacks a column, is empty, or holds a label that is not among `classes`.
+    """
+    import pandas as pd
+
+    if missing := [c for c in (target, *categorical) if c not in frame.columns]:
+        raise DataError(
+            f"columns {missing} are missing; the file has {list(frame.columns)[:8]} ..."
+        )
+    labels = pd.Categorical(frame[target].astype(str), categories=list(classes))
+    y = np.asarray(labels.codes, dtype=np.int64)
+    if len(y) == 0 or (y < 0).any():
+        unknown = sorted(set(frame[target].astype(str)) - set(classes))[:5]
+        raise DataError(
+            f"column {target!r} should hold {list(classes)}; found {unknown or 'no rows'}"
+        )
+    features = [c for c in frame.columns if c != target]
+    values = np.empty((len(frame), len(features)), dtype=np.float64)
+    levels = []
+    for column, name in enumerate(features):
+        if name in categorical:
+            codes = pd.Categorical(frame[name])
+            values[:, column] = np.where(codes.codes < 0, np.nan, codes.codes)
+            levels.append(len(codes.categories))
+        else:
+            values[:, column] = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            levels.append(0)
+    return Raw(
+        values=values,
+        levels=tuple(levels),
+        y=y,
+        feature_names=tuple(str(name) for name in features),
+        class_names=tuple(classes),
+        notes=notes,
+    )
+
+
+def drop_constant(frame: pd.DataFrame, *, keep: str) -> pd.DataFrame:
+    """Drop the columns that hold one value in every row, except the target `keep`."""
+    return frame[[c for c in frame.columns if c == keep or frame[c].nunique(dropna=False) > 1]]
+
+
+def read_arff(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read an ARFF file in OpenML's form; the list names its nominal and string columns."""
+    from array import array
+
+    import arff
+    import pandas as pd
+
+    with path.open(encoding="utf-8") as stream:
+        try:
+            content = arff.load(stream, encode_nominal=False, return_type=arff.DENSE_GEN)
+            attributes = content["attributes"]
+            numeric = [
+                str(kind).upper() in {"NUMERIC", "REAL", "INTEGER"} for _, kind in attributes
+            ]
+            columns = [array("d") if number else [] for number in numeric]
+            shared: dict[str, str] = {}  # one string object a level, not one a cell
+            for row in content["data"]:
+                for column, number, value in zip(columns, numeric, row, strict=True):
+                    if number:
+                        column.append(float("nan") if value is None else value)
+                    else:
+                        column.append(value if value is None else shared.setdefault(value, value))
+        except (arff.ArffException, ValueError) as error:
+            raise DataError(f"{path} is not an ARFF file as OpenML writes it: {error}") from error
+    names = [str(name).strip("'\"") for name, _ in attributes]
+    frame = pd.DataFrame(
+        {
+            name: np.frombuffer(column, dtype=np.float64) if number else pd.Categorical(column)
+            for name, number, column in zip(names, numeric, columns, strict=True)
+        }
+    )
+    return frame, [name for name, number in zip(names, numeric, strict=True) if not number]
+
+
+def split_indices(y: np.ndarray, name: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split rows 65/15/20 into train, validation and test, stratified by class, by seed index."""
+    from sklearn.model_selection import train_test_split
+
+    state = seeds.derive(name, seed, "split") % 2**32
+    try:
+        rest, test = train_test_split(
+            np.arange(len(y)), test_size=TEST_SHARE, stratify=y, random_state=state
+        )
+        share = VALIDATION_SHARE / (1 - TEST_SHARE)
+        train, validation = train_test_split(
+            rest, test_size=share, stratify=y[rest], random_state=state
+        )
+    except ValueError as error:
+        counts = np.bincount(y).tolist()
+        raise DataError(
+            f"{name} cannot be split 65/15/20: rows per class {counts}: {error}"
+        ) from error
+    return np.sort(train), np.sort(validation), np.sort(test)
+
+
+def data(
+    raw: Raw, name: str, *, seed: int, label_noise: float = 0.0, limit: int | None = None
+) -> Data:
+    """Split a data set and fit its preprocessing on the training rows.
+
+    Parameters
+    ----------
+    label_noise : share in [0, 1] of the training labels replaced by another class, uniformly.
+    limit : training rows kept, stratified; the preprocessing is fitted on these.
+    """
+    import torch
+
+    from benchmarks.data import Data, Split
+
+    train, validation, test = split_indices(raw.y, name, seed)
+    train = _limited(train, raw.y, name=name, seed=seed, limit=limit)
+    columns = [_fit(raw.values[:, j], train, levels) for j, levels in enumerate(raw.levels)]
+    x = torch.from_numpy(np.stack([column for column, _ in columns], axis=1))
+    y = raw.y.copy()
+    y[train] = _noisy(
+        y[train],
+        len(raw.class_names),
+        share=label_noise,
+        seed=seeds.derive(name, seed, "label noise"),
+    )
+    labels = torch.from_numpy(y)
+    parts = {
+        part: Split(x[rows], labels[rows])
+        for part, rows in (("train", train), ("validation", validation), ("test", test))
+    }
+    return Data(
+        name=name,
+        **parts,
+        num_classes=len(raw.class_names),
+        kind="tabular",
+        categories=tuple(cardinality for _, cardinality in columns),
+        feature_names=raw.feature_names,
+        class_names=raw.class_names,
+        notes=raw.notes,
+        provenance=dict(raw.provenance),
+    )
+
+
+def _fit(column: np.ndarray, train: np.ndarray, levels: int) -> tuple[np.ndarray, int]:
+    """Fit one column on the training rows: float32 (N,) and its cardinality, 0 if continuous."""
+    if levels:
+        # Missing is a level like the others: known if the training rows have it, else unknown (0).
+        codes = np.where(np.isnan(column), levels, column).astype(np.int64)
+        seen = np.unique(codes[train])
+        lookup = np.zeros(levels + 1, dtype=np.float32)
+        lookup[seen] = np.arange(1, len(seen) + 1)
+        return lookup[codes], len(seen) + 1
+    known = column[train][~np.isnan(column[train])]
+    if len(known) == 0:
+        return np.full(len(column), np.nan, dtype=np.float32), 0
+    # A constant's computed standard deviation may be rounding noise instead of 0.
+    if known.min() == known.max():
+        return np.where(np.isnan(column), np.nan, 0.0).astype(np.float32), 0
+    return ((column - known.mean()) / known.std()).astype(np.float32), 0
+
+
+def _limited(
+    train: np.ndarray, y: np.ndarray, *, name: str, seed: int, limit: int | None
+) -> np.ndarray:
+    if limit is None or limit >= len(train):
+        return train
+    from sklearn.model_selection import train_test_split
+
+    state = seeds.derive(name, seed, "limit") % 2**32
+    try:
+        kept, _ = train_test_split(train, train_size=limit, stratify=y[train], random_state=state)
+    except ValueError as error:
+        raise BenchmarkError(
+            f"{name}: limit {limit} of {len(train)} training rows: {error}"
+        ) from error
+    return np.sort(kept)
+
+
+def _noisy(y: np.ndarray, classes: int, *, share: float, seed: int) -> np.ndarray:
+    if not 0 <= share <= 1:
+        raise BenchmarkError(
+            f"label_noise is a share of the training labels in [0, 1], not {share}"
+        )
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(len(y), size=round(share * len(y)), replace=False)
+    noisy = y.copy()
+    noisy[rows] = (y[rows] + rng.integers(1, classes, size=len(rows))) % classes
+    return noisy
+
+
+def describe(name: str) -> dict[str, str | int | None]:
+    """Compute Table 5's numbers of a tabular data set from its loaded rows, before any split.
+
+    Returns
+    -------
+    dict
+        dataset, task (``binary`` or ``multiclass-K``), features, categorical, continuous, rows,
+        positives and negatives (None unless binary).
+    """
+    registry.check("datasets", name)
+    module = importlib.import_module(registry.modules("datasets")[name])
+    if not hasattr(module, "raw"):
+        raise BenchmarkError(f"{name} is no tabular data set: Table 5 does not describe it")
+    raw = module.raw(name)
+    binary = len(raw.class_names) == 2
+    categorical = sum(levels > 0 for levels in raw.levels)
+    positives = int((raw.y == 1).sum()) if binary else None
+    return {
+        "dataset": name,
+        "task": "binary" if binary else f"multiclass-{len(raw.class_names)}",
+        "features": len(raw.levels),
+        "categorical": categorical,
+        "continuous": len(raw.levels) - categorical,
+        "rows": len(raw.y),
+        "positives": positives,
+        "negatives": len(raw.y) - positives if positives is not None else None,
+    }

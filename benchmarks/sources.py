@@ -1,0 +1,158 @@
+"""Where a data file is published, where it lies here, and whether it is the file it should be.
+
+A data set's module lists its files under ``SOURCES``: alternatives in order of preference, each one
+complete on its own. Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import record, registry
+from benchmarks.errors import DataError
+
+# A file changed less than this long ago may change again under the same time stamp.
+SETTLED_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One published file.
+
+    Attributes
+    ----------
+    name : what a reader calls it.
+    path : place below SAFLEX_DATA and below the data folder, such as ``tabular/qsar/x.csv``.
+    urls : where it is published, official first; ``openml:1494`` asks the OpenML client for the
+        file of that data set and its MD5. Empty: a local copy only.
+    checksum : ``sha256:...`` or ``md5:...``. Empty: the MD5 its publisher states is kept beside the
+        file when it is fetched.
+    also : checksums of the same content in other bytes (line ends), accepted as well.
+    size : bytes; 0 where the publisher does not say.
+    """
+
+    name: str
+    path: str
+    urls: tuple[str, ...] = ()
+    checksum: str = ""
+    also: tuple[str, ...] = ()
+    size: int = 0
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        return (self.checksum, *self.also) if self.checksum else ()
+
+
+@dataclass(frozen=True)
+class Located:
+    """A file at hand that was verified: its source, its path and the checksum found."""
+
+    source: Source
+    path: Path
+    checksum: str
+
+
+def home() -> Path:
+    """Give the data folder: `SAFLEX_HOME`, or ``data`` in the working directory."""
+    return Path(os.environ.get("SAFLEX_HOME") or "data").absolute()
+
+
+def raw_path(source: Source) -> Path:
+    """Place of a fetched file: below ``raw`` in the data folder."""
+    return home() / "raw" / source.path
+
+
+def of(dataset: str) -> tuple[Source, ...]:
+    """List the alternative files of a registered data set; empty where it ships with a package."""
+    registry.check("datasets", dataset)
+    module = importlib.import_module(registry.modules("datasets")[dataset])
+    return tuple(getattr(module, "SOURCES", {}).get(dataset, ()))
+
+
+def find(source: Source) -> Path | None:
+    """Look for a file in SAFLEX_DATA, then in the data folder, without verifying it."""
+    local = os.environ.get("SAFLEX_DATA")
+    places = [Path(local).absolute() / source.path] if local else []
+    return next((path for path in (*places, raw_path(source)) if path.is_file()), None)
+
+
+def locate(source: Source) -> Path:
+    """Find one file and verify it before anything reads it; see `locate_any`."""
+    return locate_any((source,)).path
+
+
+def locate_any(sources: Sequence[Source], dataset: str = "") -> Located:
+    """Find the first alternative at hand and verify it.
+
+    Raises
+    ------
+    DataError
+        No alternative is at hand (the line says what to download, how big it is and how), or the
+        file is truncated or altered (the line shows both checksums).
+    """
+    for source in sources:
+        if path := find(source):
+            return Located(source, path, verify(source, path))
+    raise DataError(_missing(sources[0], dataset))
+
+
+def verify(source: Source, path: Path) -> str:
+    """Give the file's checksum, or raise `DataError` unless it is one the source accepts."""
+    accepted = source.accepted or stated(path)
+    algorithm = accepted[0].partition(":")[0] if accepted else "md5"
+    found = checksum(path, algorithm)
+    if accepted and found not in accepted:
+        size = path.stat().st_size
+        sizes = f" ({size:,} of {source.size:,} bytes)" if source.size not in (0, size) else ""
+        raise DataError(
+            f"{path} is truncated or altered{sizes}: expected {' or '.join(accepted)}, "
+            f"found {found}; nothing was prepared from it; delete it and fetch it again"
+        )
+    return found
+
+
+def stated(path: Path) -> tuple[str, ...]:
+    """Read the checksum that was kept beside a fetched file, if there is one."""
+    beside = path.with_name(path.name + ".checksum")
+    return (beside.read_text(encoding="utf-8").strip(),) if beside.is_file() else ()
+
+
+def checksum(path: Path, algorithm: str) -> str:
+    """Hash a file, or recall its hash while its inode, size and time stamps are unchanged.
+
+    A hundred processes that start at once then read 144 MB once. The change time is part of the
+    key, which nobody can set back, and a file too young to trust its time stamp is not remembered.
+    """
+    state = path.stat()
+    key = [str(path.resolve()), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    identity = hashlib.sha256(json.dumps([algorithm, *key]).encode()).hexdigest()[:32]
+    memory = home() / "verified" / f"{identity}.json"
+    try:
+        return json.loads(memory.read_text(encoding="utf-8"))["checksum"]
+    except (OSError, ValueError, KeyError):
+        pass  # never hashed, or half a file from elsewhere: hash it
+    with path.open("rb") as stream:
+        found = f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"
+    if time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_SECONDS:
+        record.atomic_write(memory, json.dumps({"path": str(path), "checksum": found}) + "\n")
+    return found
+
+
+def _missing(source: Source, dataset: str) -> str:
+    size = f", {source.size / 1e6:,.1f} MB" if source.size else ""
+    local = os.environ.get("SAFLEX_DATA")
+    looked = f"SAFLEX_DATA ({local})" if local else "SAFLEX_DATA (not set)"
+    if not source.urls:
+        return f"{source.name} is not at hand: put {source.path}{size} into the folder SAFLEX_DATA"
+    command = f"python -m benchmarks fetch --dataset {dataset or Path(source.path).parent.name}"
+    return (
+        f"{source.name} is not at hand: {source.path}{size} is neither in {looked} nor in "
+        f"{home() / 'raw'}; `{command}` downloads it from {source.urls[0]}"
+    )
