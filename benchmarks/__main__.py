@@ -1,0 +1,196 @@
+"""Command line: ``python -m benchmarks VERB``. Each verb imports only what it needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.errors import BenchmarkError
+
+app = typer.Typer(
+    name="saflex-bench",
+    help="Does SAFLEX (ICLR 2024) reproduce? Plan, run and tabulate its experiments.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+)
+track = typer.Typer(help="Experiment tracking: records into MLflow.", no_args_is_help=True)
+app.add_typer(track, name="track")
+
+SuiteName = Annotated[
+    str, typer.Option("--suite", "-s", help="demo, cpu, paper, or the path of a suite's YAML file")
+]
+Results = Annotated[
+    Path | None, typer.Option("--results", help="results folder; default: results/<suite>")
+]
+Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
+
+
+def main() -> None:
+    """Run the command line; an error a user can act on is one clear line and exit status 2."""
+    try:
+        app()
+    except BenchmarkError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def plan(suite: SuiteName = "demo", table: Table = None, results: Results = None) -> None:
+    """List the bundles that a suite would run, and how many of their runs have a record."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    from benchmarks import record, suite as suites
+
+    loaded = suites.load(suite)
+    folder = _folder(loaded.name, results)
+    specs = suites.plan(loaded, table=table)
+    shown = RichTable("bundle", "runs", "with a record", "reduced", title=loaded.title)
+    for bundle, runs in suites.bundles(specs).items():
+        there = sum(record.path_of(folder, run).exists() for run in runs)
+        shown.add_row(bundle, str(len(runs)), str(there), runs[0].reduced)
+    console = Console()
+    console.print(shown)
+    console.print(f"{len(specs)} runs in {len(suites.bundles(specs))} bundles")
+
+
+@app.command()
+def cost(suite: SuiteName = "demo", table: Table = None) -> None:
+    """Say what a suite will take before it starts: hours, gigabytes, and the assumptions made."""
+    from benchmarks import cost as costs, suite as suites
+
+    costs.show(suites.load(suite), table=table)
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d")] = None,
+    suite: Annotated[str | None, typer.Option("--suite", "-s", help="all of a suite's sets")] = None,
+) -> None:
+    """Download and verify data sets; SAFLEX_DATA names a local folder that is looked in first."""
+    from benchmarks import fetch as fetching, suite as suites
+
+    wanted = list(dataset or [])
+    if suite:
+        specs = suites.plan(suites.load(suite))
+        wanted += sorted({spec.settings.dataset.name for spec in specs})
+    if not wanted:
+        raise BenchmarkError("nothing to fetch: name a --dataset or a --suite")
+    fetching.fetch(wanted)
+
+
+@app.command()
+def run(
+    suite: SuiteName = "demo",
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", "-b", help="such as table2/qsar/mlp/cutmix/saflex")
+    ] = None,
+    results: Results = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if any")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(help="between checkpoints of a run")] = 10.0,
+) -> None:
+    """Run one bundle (or, without --bundle, every bundle one after the other)."""
+    from benchmarks import suite as suites
+    from benchmarks.errors import UnknownName
+
+    loaded = suites.load(suite)
+    bundles = suites.bundles(suites.plan(loaded))
+    if bundle is not None and bundle not in bundles:
+        raise UnknownName("bundle", bundle, bundles)
+    from benchmarks.bundle import run_marked
+    from benchmarks.train import Interrupted
+
+    try:
+        for name in [bundle] if bundle else bundles:
+            run_marked(
+                bundles[name],
+                _folder(loaded.name, results),
+                device=device,
+                checkpoint_minutes=checkpoint_minutes,
+            )
+    except Interrupted as stop:
+        print(f"interrupted: {stop}; the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(143) from None
+
+
+@app.command()
+def tables(suite: SuiteName = "demo", results: Results = None) -> None:
+    """Rebuild tables, claims and figures from the records."""
+    from benchmarks import suite as suites, tables as building
+
+    loaded = suites.load(suite)
+    folder = _folder(loaded.name, results)
+    written = building.build(loaded, folder)
+    building.summary(loaded, folder)
+    print(f"{len(written)} files under {folder / 'tables'} and {folder / 'figures'}")
+
+
+@app.command()
+def doctor(suite: SuiteName = "demo") -> None:
+    """Say what is missing on this machine before a long run finds out."""
+    from benchmarks import doctor as checks, suite as suites
+
+    raise typer.Exit(checks.main(suites.load(suite)))
+
+
+@app.command()
+def merge(
+    sources: Annotated[list[Path], typer.Argument(help="results folders of other machines")],
+    into: Annotated[Path, typer.Option("--into", help="results folder to merge into")],
+) -> None:
+    """Merge the records of several machines; two records of one key must agree."""
+    from benchmarks import merge as merging
+
+    merging.merge(sources, into)
+
+
+@track.command("sync")
+def track_sync(
+    suite: SuiteName = "demo",
+    results: Results = None,
+    uri: Annotated[str | None, typer.Option(help="MLflow store; default: sqlite in results")] = None,
+    watch: Annotated[bool, typer.Option(help="go on syncing while the suite runs")] = False,
+) -> None:
+    """Bring the MLflow store up to date with the records; doing it twice changes nothing."""
+    from benchmarks import suite as suites, tracking
+
+    loaded = suites.load(suite)
+    tracking.sync(_folder(loaded.name, results), uri, watch=watch)
+
+
+@track.command("ui")
+def track_ui(
+    suite: SuiteName = "demo",
+    results: Results = None,
+    uri: Annotated[str | None, typer.Option()] = None,
+    port: Annotated[int, typer.Option()] = 5000,
+) -> None:
+    """Open the dashboard on the loopback interface."""
+    from benchmarks import suite as suites, tracking
+
+    tracking.ui(_folder(suites.load(suite).name, results), uri, port=port)
+
+
+@track.command("check")
+def track_check(
+    suite: SuiteName = "demo",
+    results: Results = None,
+    uri: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Compare the store's means with the tables' CSV; exit status 1 where they differ."""
+    from benchmarks import suite as suites, tracking
+
+    raise typer.Exit(tracking.check(_folder(suites.load(suite).name, results), uri))
+
+
+def _folder(suite: str, results: Path | None) -> Path:
+    return results or Path("results") / suite
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Checkpoints inside a run: written every few minutes and on SIGTERM, taken up bit for bit."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.spec import RunSpec
+from benchmarks.train import Interrupted, Training
+
+
+class Checkpoint:
+    """The checkpoint file of one run, called by the training loop after each step.
+
+    Parameters
+    ----------
+    minutes : wall-clock between checkpoints.
+    stop : answers whether the process was asked to stop.
+    """
+
+    def __init__(
+        self,
+        results: Path,
+        spec: RunSpec,
+        *,
+        minutes: float = 10.0,
+        stop: Callable[[], bool] = lambda: False,
+    ):
+        self.path = results / "checkpoints" / f"{spec.key}.pt"
+        self.minutes, self.stop = minutes, stop
+        self.written = time.monotonic()
+
+    def __call__(self, training: Training) -> None:
+        if self.stop():
+            self.save(training)
+            raise Interrupted(f"stopped at step {training.steps}; {self.path.name} is written")
+        if time.monotonic() - self.written > 60 * self.minutes:
+            self.save(training)
+
+    def save(self, training: Training) -> None:
+        """Write the state by atomic rename."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            torch.save(training.state_dict(), temporary)
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self.written = time.monotonic()
+
+    def resume(self, training: Training) -> bool:
+        """Take up the checkpoint if there is a readable one; a corrupted one is set aside and named."""
+        if not self.path.exists():
+            return False
+        try:
+            state = torch.load(self.path, map_location=training.device, weights_only=True)
+        except Exception as error:
+            aside = self.path.with_suffix(".corrupted")
+            os.replace(self.path, aside)
+            warnings.warn(
+                f"checkpoint {self.path} is unreadable ({error.__class__.__name__}): set aside as "
+                f"{aside.name}, the run starts over",
+                stacklevel=2,
+            )
+            return False
+        training.load_state_dict(state)
+        return True
+
+    def remove(self) -> None:
+        """Delete the checkpoint of a finished run."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,246 @@
+"""`cost`: what a suite will take before it starts: runs, steps, hours, gigabytes, memory.
+
+Numbers come from the suite's own records where it has some, else from `cost_rates.yaml`; every
+estimate says which, and what it assumes. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import yaml
+
+from benchmarks.spec import RunSpec
+from benchmarks.suite import Suite, bundles, plan
+
+Device = Literal["cpu", "gpu"]
+RATES = Path(__file__).with_name("cost_rates.yaml")
+
+# A scheduler kills a job that runs past its limit, so the limit is well above the estimate.
+RUNTIME_MARGIN = 3
+RUNTIME_MINIMUM_MINUTES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleCost:
+    """Estimate of one bundle: all seeds of one cell, one process.
+
+    Attributes
+    ----------
+    steps : optimiser steps of all its runs together.
+    seconds : wall-clock of all its runs together on one device.
+    basis : where the seconds come from.
+    memory_mb : host memory of the process, MB.
+    """
+
+    bundle: str
+    table: str
+    dataset: str
+    runs: int
+    steps: int
+    seconds: float
+    basis: str
+    memory_mb: int
+
+    @property
+    def runtime_minutes(self) -> int:
+        """Time limit to ask a scheduler for."""
+        return max(RUNTIME_MINIMUM_MINUTES, math.ceil(RUNTIME_MARGIN * self.seconds / 60))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Estimate of a suite: one `BundleCost` a bundle, and what was assumed."""
+
+    suite: str
+    device: Device
+    bundles: list[BundleCost]
+    download_bytes: dict[str, int | None] = field(default_factory=dict)
+
+    @property
+    def device_hours(self) -> float:
+        return sum(cost.seconds for cost in self.bundles) / 3600
+
+    @property
+    def gigabytes(self) -> float:
+        """Gigabytes still to download, data sets of unknown size left out."""
+        return sum(size or 0 for size in self.download_bytes.values()) / 1e9
+
+    def per_table(self) -> list[dict[str, Any]]:
+        """One row a table: bundles, runs, steps, device hours, the largest memory."""
+        grouped: dict[str, list[BundleCost]] = defaultdict(list)
+        for cost in self.bundles:
+            grouped[cost.table].append(cost)
+        return [
+            {
+                "table": table,
+                "bundles": len(costs),
+                "runs": sum(cost.runs for cost in costs),
+                "steps": sum(cost.steps for cost in costs),
+                "hours": sum(cost.seconds for cost in costs) / 3600,
+                "memory_mb": max(cost.memory_mb for cost in costs),
+            }
+            for table, costs in grouped.items()
+        ]
+
+    def assumptions(self) -> list[str]:
+        """Every basis the estimate stands on, with the number of bundles that use it."""
+        counts: dict[str, int] = defaultdict(int)
+        for cost in self.bundles:
+            counts[cost.basis] += 1
+        return [f"{basis} ({count} bundles)" for basis, count in sorted(counts.items())]
+
+    def text(self, *, by_bundle: bool = False) -> str:
+        """Render for a terminal."""
+        device = _rates()["devices"][self.device]
+        lines = [f"suite {self.suite}, estimated for {device['label']}"]
+        if by_bundle:
+            lines += [
+                f"  {c.bundle:<60} {c.runs:>4} runs {c.steps:>12,} steps {_span(c.seconds):>10} "
+                f"{c.memory_mb:>7,} MB"
+                for c in self.bundles
+            ]
+        lines += [
+            f"  table {row['table']:<14} {row['bundles']:>4} bundles {row['runs']:>6,} runs "
+            f"{row['steps']:>14,} steps {row['hours']:>9.2f} h   up to {row['memory_mb']:,} MB"
+            for row in self.per_table()
+        ]
+        hours, at_once = self.device_hours, device["concurrent"]
+        lines.append(
+            f"  together {hours:.2f} {'GPU' if self.device == 'gpu' else 'core'} hours"
+            + (f", about {_span(3600 * hours / at_once)} on {at_once}" if at_once > 1 else "")
+        )
+        lines += self._download_lines()
+        lines.append("  based on")
+        return "\n".join(lines + [f"    {line}" for line in self.assumptions()]) + "\n"
+
+    def _download_lines(self) -> list[str]:
+        unknown = [name for name, size in self.download_bytes.items() if size is None]
+        lines = [f"  to download {self.gigabytes:.3f} GB"]
+        if unknown:
+            lines.append(f"  download size unknown: {', '.join(sorted(unknown))}")
+        return lines
+
+
+def estimate(
+    suite: Suite, *, results: Path | None = None, device: Device | None = None
+) -> Estimate:
+    """Estimate a suite; with `results`, from the records that are already there.
+
+    Parameters
+    ----------
+    device : ``cpu`` (one core) or ``gpu``; default: what `cost_rates.yaml` says for the suite.
+    """
+    device = device or _rates()["suites"].get(suite.name, "cpu")
+    measured = _measured(results) if results else {}
+    costs = [
+        _bundle_cost(bundle, specs, device=device, measured=measured)
+        for bundle, specs in bundles(plan(suite)).items()
+    ]
+    registered = {spec.settings.dataset.name for spec in plan(suite)}
+    return Estimate(
+        suite=suite.name,
+        device=device,
+        bundles=costs,
+        download_bytes={name: _download_bytes(name) for name in sorted(registered)},
+    )
+
+
+def per_bundle(suite: Suite) -> dict[str, BundleCost]:
+    """Estimate each bundle from the rate table alone: what a scheduler is asked for."""
+    return {cost.bundle: cost for cost in estimate(suite).bundles}
+
+
+def training_steps(spec: RunSpec) -> int:
+    """Number of optimiser steps of one run: epochs x ceil(training rows / batch size)."""
+    size = _of("datasets", spec.settings.dataset.name)
+    rows = size.get("train", round(size["rows"] * _rates()["train_share"]))
+    recipe = spec.settings.recipe
+    return recipe.epochs * math.ceil(rows / recipe.batch_size)
+
+
+def _bundle_cost(bundle: str, specs: list[RunSpec], *, device: Device, measured: dict) -> BundleCost:
+    spec, steps = specs[0], training_steps(specs[0])
+    seconds, basis = _seconds_per_step(spec, device=device)
+    if rate := measured.get(_method(spec)):
+        seconds, basis = rate, "measured: median of this suite's records of the same method"
+    run_seconds = steps * seconds
+    if own := measured.get(bundle):
+        run_seconds, basis = own, "measured: this bundle's own records"
+    size = _of("datasets", spec.settings.dataset.name)
+    memory = _of("backbones", spec.settings.model.name)["memory_mb"]
+    return BundleCost(
+        bundle=bundle,
+        table=spec.table,
+        dataset=spec.dataset,
+        runs=len(specs),
+        steps=steps * len(specs),
+        seconds=run_seconds * len(specs) + _rates()["startup_seconds"][device],
+        basis=basis,
+        # Twice float32: the file as read and the tensors made from it.
+        memory_mb=round(memory + 8 * size["rows"] * size["values"] / 1e6),
+    )
+
+
+def _seconds_per_step(spec: RunSpec, *, device: Device) -> tuple[float, str]:
+    rate = _of("backbones", spec.settings.model.name)[device]
+    refiner = _of("refiners", spec.settings.refiner.name)
+    plain = rate["fixed"] + rate["per_row"] * spec.settings.recipe.batch_size
+    clean = _rates()["clean_batch_factor"] if spec.settings.clean_share else 0.0
+    basis = f"{spec.settings.model.name}: {rate['basis']}; {spec.settings.refiner.name}: "
+    return plain * (refiner["factor"] + clean), basis + refiner["basis"]
+
+
+def _measured(results: Path) -> dict[Any, float]:
+    """Seconds a run of each bundle, and a step of each method, from the records of a suite."""
+    runs: dict[str, list[float]] = defaultdict(list)
+    steps: dict[tuple, list[float]] = defaultdict(list)
+    for spec, seconds in _timed_records(Path(results)):
+        runs[spec.bundle].append(seconds)
+        steps[_method(spec)].append(seconds / training_steps(spec))
+    return {name: median(values) for name, values in [*runs.items(), *steps.items()]}
+
+
+def _timed_records(results: Path) -> Iterable[tuple[RunSpec, float]]:
+    for path in sorted((results / "records").rglob("seed*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["status"] == "complete" and "total" in content["seconds"]:
+                yield RunSpec.model_validate(content["spec"]), float(content["seconds"]["total"])
+        except (ValueError, KeyError):
+            continue  # `run` and `tables` name a damaged record; an estimate goes without it
+
+
+def _method(spec: RunSpec) -> tuple[str, str, float]:
+    return spec.settings.model.name, spec.settings.refiner.name, spec.settings.clean_share
+
+
+def _download_bytes(dataset: str) -> int | None:
+    """Bytes a data set has to download, 0 where scikit-learn ships it, None if nobody knows."""
+    from benchmarks import fetch
+
+    return fetch.download_bytes(dataset)
+
+
+def _of(kind: str, name: str) -> dict[str, Any]:
+    known = _rates()[kind]
+    return known.get(name, known["default"])
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@cache
+def _rates() -> dict[str, Any]:
+    return yaml.safe_load(RATES.read_text(encoding="utf-8"))

@@ -1,0 +1,288 @@
+"""The one training loop: Equation (1) is its data flow, Equation (3) its loss.
+
+clean batch -> upstream -> refiner -> one loss -> optimiser. Every method of every classification
+table runs through `Training.step`; they differ in the refiner alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import metrics, registry
+from benchmarks.data import Data, Split
+from benchmarks.errors import BenchmarkError
+from benchmarks.refiners import Context, Refiner
+from benchmarks.seeds import derive
+from benchmarks.spec import Recipe, RunSpec
+from benchmarks.upstream import Augmented
+from saflex import Batch
+
+LOSS_CHECK = 50  # steps between looks at the losses: each look waits for the device
+EVALUATION_BATCH = 2048
+
+
+class NonFiniteLoss(BenchmarkError):
+    """The loss became NaN or infinite; the run is recorded as failed with the step."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is written."""
+
+
+class Training:
+    """One run: model, optimiser, upstream, refiner and everything a resumed run needs.
+
+    Parameters
+    ----------
+    spec : decides every setting.
+    data : already on its device.
+    """
+
+    def __init__(self, spec: RunSpec, data: Data):
+        self.spec, self.data, self.recipe = spec, data, spec.settings.recipe
+        self.device = data.train.x.device
+        self.train = data.train
+        if spec.settings.train_on == "train+validation":
+            both = (data.train, data.validation)
+            self.train = Split(torch.cat([s.x for s in both]), torch.cat([s.y for s in both]))
+        torch.manual_seed(self._seed("init"))
+        settings = spec.settings
+        self.model = _build("models", settings.model, data).to(self.device)
+        self.optimizer = build_optimizer(self.model, self.recipe)
+        self.upstream = _build("upstream", settings.upstream, data)
+        self.generators = {
+            purpose: torch.Generator(self.device).manual_seed(self._seed(purpose))
+            for purpose in ("upstream", "validation")
+        }
+        self.refiner: Refiner = _build("refiners", settings.refiner, self._context())
+        torch.manual_seed(self._seed("dropout"))
+        self.epoch = self.step_in_epoch = self.steps = 0
+        self.losses: list[Tensor] = []
+        self.curves: dict[str, list[float]] = defaultdict(list)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.best: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        self.epoch_loss = (0.0, 0)
+        self.clock = time.perf_counter()
+
+    def run(self, *, after_step: Callable[[Training], None] = lambda training: None) -> None:
+        """Train to the last epoch; `after_step` may write a checkpoint or raise `Interrupted`."""
+        every = self.recipe.evaluate_every or math.ceil(self.recipe.epochs / 100)
+        while self.epoch < self.recipe.epochs:
+            self._run_epoch(after_step)
+            self.epoch, self.step_in_epoch = self.epoch + 1, 0
+            if self.epoch % every == 0 or self.epoch == self.recipe.epochs:
+                self._evaluate()
+
+    def _run_epoch(self, after_step: Callable[[Training], None]) -> None:
+        if self.step_in_epoch == 0:
+            self.refiner.begin_epoch(self.epoch)
+        set_learning_rate(self.optimizer, self.recipe, self.epoch)
+        self.model.train()
+        order = self._order()
+        for start in range(self.step_in_epoch, self.steps_per_epoch):
+            size = self.recipe.batch_size
+            self.step(order[start * size : (start + 1) * size])
+            self.step_in_epoch += 1
+            after_step(self)
+        self._check_losses()
+
+    def step(self, index: Tensor) -> None:
+        """One step on the training rows `index` (B,)."""
+        x, y = self.train.x[index], self.train.y[index]
+        with self._timed("upstream"):
+            augmented = self.upstream(x, y, self.generators["upstream"])
+            augmented = Augmented(**{**vars(augmented), "index": index})
+            clean = None
+            if self.spec.settings.clean_share > 0:
+                clean = Batch.uniform(self.data.normalize(x), y, self.data.num_classes)
+        with self._timed("refine"):
+            refined = self.refiner(augmented)
+        with self._timed("step"):
+            loss = self.refiner.loss(self.model, clean, refined)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        self.steps += 1
+        self.losses.append(loss.detach())
+        if len(self.losses) >= LOSS_CHECK:
+            self._check_losses()
+
+    @property
+    def total_seconds(self) -> float:
+        """Wall-clock of this run, over all the processes that it took."""
+        return self.seconds["total"] + time.perf_counter() - self.clock
+
+    def diagnostics(self) -> dict[str, float]:
+        """Mean of each of the refiner's curves over the run."""
+        return {
+            name.removeprefix("refiner/"): sum(values) / len(values)
+            for name, values in self.curves.items()
+            if name.startswith("refiner/")
+        }
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train) / self.recipe.batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to be bit-identical, readable with weights_only=True."""
+        self._check_losses()
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {
+            "key": self.spec.key,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "refiner": self.refiner.state_dict(),
+            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "rng": torch.get_rng_state(),
+            "cuda_rng": cuda,
+            "progress": [self.epoch, self.step_in_epoch, self.steps],
+            "epoch_loss": self.epoch_loss,
+            "curves": dict(self.curves),
+            "seconds": {**self.seconds, "total": self.total_seconds},
+            "best": self.best,
+            "last": self.last,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same run."""
+        if state["key"] != self.spec.key:
+            raise BenchmarkError(f"checkpoint belongs to run {state['key']}, not {self.spec.key}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.refiner.load_state_dict(state["refiner"])
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name].cpu())
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+        self.epoch, self.step_in_epoch, self.steps = state["progress"]
+        self.epoch_loss = state["epoch_loss"]
+        self.curves = defaultdict(list, state["curves"])
+        self.seconds = defaultdict(float, state["seconds"])
+        self.best, self.last = state["best"], state["last"]
+
+    def logits(self, split: Split) -> Tensor:
+        """Logits (N, K) of a split in eval mode and in its fixed order."""
+        self.model.eval()
+        size = getattr(self.model, "evaluation_batch", EVALUATION_BATCH)
+        with torch.no_grad():
+            parts = [self.model(self.data.normalize(x)) for x in split.x.split(size)]
+        return torch.cat(parts)
+
+    def _evaluate(self) -> None:
+        with self._timed("evaluate"):
+            measured = {
+                f"{name}/{metric}": value
+                for name, split in (("val", self.data.validation), ("test", self.data.test))
+                for metric, value in metrics.evaluate(self.logits(split), split.y).items()
+            }
+        self.last = measured
+        primary = f"val/{self.spec.metric}"
+        if not self.best or measured[primary] > self.best[primary]:
+            self.best = {**measured, "epoch": float(self.epoch)}
+        total, count = self.epoch_loss
+        self.epoch_loss = (0.0, 0)
+        point = {"epoch": float(self.epoch), "train/loss": total / max(count, 1), **measured}
+        point |= {f"refiner/{name}": value for name, value in self.refiner.diagnostics().items()}
+        for name, value in point.items():
+            self.curves[name].append(value)
+
+    def _check_losses(self) -> None:
+        if not self.losses:
+            return
+        losses = torch.stack(self.losses).float().cpu()
+        if not losses.isfinite().all():
+            bad = self.steps - len(losses) + int((~losses.isfinite()).nonzero()[0]) + 1
+            raise NonFiniteLoss(f"loss is not finite at step {bad} (epoch {self.epoch + 1})")
+        # One by one, so that the mean does not depend on where a checkpoint cut the epoch.
+        total, count = self.epoch_loss
+        for value in losses.tolist():
+            total, count = total + value, count + 1
+        self.epoch_loss = (total, count)
+        self.losses = []
+
+    def _order(self) -> Tensor:
+        """Order of the training rows in this epoch: a function of the epoch, so resuming is exact."""
+        generator = torch.Generator().manual_seed(self._seed(f"order/{self.epoch}"))
+        return torch.randperm(len(self.train), generator=generator).to(self.device)
+
+    def _seed(self, purpose: str) -> int:
+        return derive(self.spec.dataset, self.spec.seed, purpose)
+
+    def _context(self) -> Context:
+        weights = None
+        if self.recipe.class_weights:
+            count = torch.bincount(self.train.y, minlength=self.data.num_classes).clamp(min=1)
+            weights = len(self.train) / (self.data.num_classes * count.float())
+        return Context(
+            model=self.model,
+            optimizer=self.optimizer,
+            data=self.data,
+            validation=self._validation_batch,
+            seed=self._seed("refiner"),
+            epochs=self.recipe.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            clean_share=self.spec.settings.clean_share,
+            class_weights=weights,
+        )
+
+    def _validation_batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Draw validation rows without replacement, independently of the training order."""
+        split, generator = self.data.validation, self.generators["validation"]
+        index = slice(None)
+        if size < len(split):
+            index = torch.randperm(len(split), generator=generator, device=self.device)[:size]
+        return self.data.normalize(split.x[index]), split.y[index]
+
+    @contextmanager
+    def _timed(self, phase: str):
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Build the recipe's optimiser over the parameters that need gradients."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    match recipe.optimizer:
+        case "adam":
+            return torch.optim.Adam(parameters, fused=True, **common)
+        case "adamw":
+            return torch.optim.AdamW(parameters, fused=True, **common)
+        case "sgd":
+            return torch.optim.SGD(parameters, momentum=recipe.momentum, **common)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> None:
+    """Set the rate of an epoch: constant, x0.1 at each milestone, or half a cosine to 0."""
+    match recipe.schedule:
+        case "constant":
+            factor = 1.0
+        case "milestones":
+            factor = 0.1 ** sum(epoch >= share * recipe.epochs for share in recipe.milestones)
+        case "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * epoch / recipe.epochs))
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.lr * factor
+
+
+def _build(family: str, component: Any, subject: Any) -> Any:
+    """Build a registered thing; a setting that it does not know is named with its owner."""
+    thing = registry.load(family, component.name)
+    try:
+        return thing(subject, **component.settings)
+    except TypeError as error:
+        if "unexpected keyword" in str(error) or "missing" in str(error):
+            raise BenchmarkError(f"settings of {family}/{component.name}: {error}") from error
+        raise
