@@ -45,7 +45,8 @@ def plan(suite: SuiteName = "demo", table: Table = None, results: Results = None
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from benchmarks import record, suite as suites
+    from benchmarks import record
+    from benchmarks import suite as suites
 
     loaded = suites.load(suite)
     folder = _folder(loaded.name, results)
@@ -62,7 +63,8 @@ def plan(suite: SuiteName = "demo", table: Table = None, results: Results = None
 @app.command()
 def cost(suite: SuiteName = "demo", table: Table = None) -> None:
     """Say what a suite will take before it starts: hours, gigabytes, and the assumptions made."""
-    from benchmarks import cost as costs, suite as suites
+    from benchmarks import cost as costs
+    from benchmarks import suite as suites
 
     costs.show(suites.load(suite), table=table)
 
@@ -70,10 +72,13 @@ def cost(suite: SuiteName = "demo", table: Table = None) -> None:
 @app.command()
 def fetch(
     dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d")] = None,
-    suite: Annotated[str | None, typer.Option("--suite", "-s", help="all of a suite's sets")] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", "-s", help="all of a suite's sets")
+    ] = None,
 ) -> None:
     """Download and verify data sets; SAFLEX_DATA names a local folder that is looked in first."""
-    from benchmarks import fetch as fetching, suite as suites
+    from benchmarks import fetch as fetching
+    from benchmarks import suite as suites
 
     wanted = list(dataset or [])
     if suite:
@@ -91,7 +96,9 @@ def run(
         str | None, typer.Option("--bundle", "-b", help="such as table2/qsar/mlp/cutmix/saflex")
     ] = None,
     results: Results = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if any")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if any")
+    ] = None,
     checkpoint_minutes: Annotated[float, typer.Option(help="between checkpoints of a run")] = 10.0,
 ) -> None:
     """Run one bundle (or, without --bundle, every bundle one after the other)."""
@@ -121,7 +128,8 @@ def run(
 @app.command()
 def tables(suite: SuiteName = "demo", results: Results = None) -> None:
     """Rebuild tables, claims and figures from the records."""
-    from benchmarks import suite as suites, tables as building
+    from benchmarks import suite as suites
+    from benchmarks import tables as building
 
     loaded = suites.load(suite)
     folder = _folder(loaded.name, results)
@@ -133,7 +141,8 @@ def tables(suite: SuiteName = "demo", results: Results = None) -> None:
 @app.command()
 def doctor(suite: SuiteName = "demo") -> None:
     """Say what is missing on this machine before a long run finds out."""
-    from benchmarks import doctor as checks, suite as suites
+    from benchmarks import doctor as checks
+    from benchmarks import suite as suites
 
     raise typer.Exit(checks.main(suites.load(suite)))
 
@@ -153,11 +162,14 @@ def merge(
 def track_sync(
     suite: SuiteName = "demo",
     results: Results = None,
-    uri: Annotated[str | None, typer.Option(help="MLflow store; default: sqlite in results")] = None,
+    uri: Annotated[
+        str | None, typer.Option(help="MLflow store; default: sqlite in results")
+    ] = None,
     watch: Annotated[bool, typer.Option(help="go on syncing while the suite runs")] = False,
 ) -> None:
     """Bring the MLflow store up to date with the records; doing it twice changes nothing."""
-    from benchmarks import suite as suites, tracking
+    from benchmarks import suite as suites
+    from benchmarks import tracking
 
     loaded = suites.load(suite)
     tracking.sync(_folder(loaded.name, results), uri, watch=watch)
@@ -171,7 +183,8 @@ def track_ui(
     port: Annotated[int, typer.Option()] = 5000,
 ) -> None:
     """Open the dashboard on the loopback interface."""
-    from benchmarks import suite as suites, tracking
+    from benchmarks import suite as suites
+    from benchmarks import tracking
 
     tracking.ui(_folder(suites.load(suite).name, results), uri, port=port)
 
@@ -183,7 +196,8 @@ def track_check(
     uri: Annotated[str | None, typer.Option()] = None,
 ) -> None:
     """Compare the store's means with the tables' CSV; exit status 1 where they differ."""
-    from benchmarks import suite as suites, tracking
+    from benchmarks import suite as suites
+    from benchmarks import tracking
 
     raise typer.Exit(tracking.check(_folder(suites.load(suite).name, results), uri))
 

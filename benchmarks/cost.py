@@ -10,7 +10,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
+from benchmarks import sources
 from benchmarks.spec import RunSpec
 from benchmarks.suite import Suite, bundles, plan
 
@@ -63,16 +64,10 @@ class Estimate:
     suite: str
     device: Device
     bundles: list[BundleCost]
-    download_bytes: dict[str, int | None] = field(default_factory=dict)
 
     @property
     def device_hours(self) -> float:
         return sum(cost.seconds for cost in self.bundles) / 3600
-
-    @property
-    def gigabytes(self) -> float:
-        """Gigabytes still to download, data sets of unknown size left out."""
-        return sum(size or 0 for size in self.download_bytes.values()) / 1e9
 
     def per_table(self) -> list[dict[str, Any]]:
         """One row a table: bundles, runs, steps, device hours, the largest memory."""
@@ -98,40 +93,13 @@ class Estimate:
             counts[cost.basis] += 1
         return [f"{basis} ({count} bundles)" for basis, count in sorted(counts.items())]
 
-    def text(self, *, by_bundle: bool = False) -> str:
-        """Render for a terminal."""
-        device = _rates()["devices"][self.device]
-        lines = [f"suite {self.suite}, estimated for {device['label']}"]
-        if by_bundle:
-            lines += [
-                f"  {c.bundle:<60} {c.runs:>4} runs {c.steps:>12,} steps {_span(c.seconds):>10} "
-                f"{c.memory_mb:>7,} MB"
-                for c in self.bundles
-            ]
-        lines += [
-            f"  table {row['table']:<14} {row['bundles']:>4} bundles {row['runs']:>6,} runs "
-            f"{row['steps']:>14,} steps {row['hours']:>9.2f} h   up to {row['memory_mb']:,} MB"
-            for row in self.per_table()
-        ]
-        hours, at_once = self.device_hours, device["concurrent"]
-        lines.append(
-            f"  together {hours:.2f} {'GPU' if self.device == 'gpu' else 'core'} hours"
-            + (f", about {_span(3600 * hours / at_once)} on {at_once}" if at_once > 1 else "")
-        )
-        lines += self._download_lines()
-        lines.append("  based on")
-        return "\n".join(lines + [f"    {line}" for line in self.assumptions()]) + "\n"
-
-    def _download_lines(self) -> list[str]:
-        unknown = [name for name, size in self.download_bytes.items() if size is None]
-        lines = [f"  to download {self.gigabytes:.3f} GB"]
-        if unknown:
-            lines.append(f"  download size unknown: {', '.join(sorted(unknown))}")
-        return lines
-
 
 def estimate(
-    suite: Suite, *, results: Path | None = None, device: Device | None = None
+    suite: Suite,
+    *,
+    table: str | None = None,
+    results: Path | None = None,
+    device: Device | None = None,
 ) -> Estimate:
     """Estimate a suite; with `results`, from the records that are already there.
 
@@ -143,20 +111,55 @@ def estimate(
     measured = _measured(results) if results else {}
     costs = [
         _bundle_cost(bundle, specs, device=device, measured=measured)
-        for bundle, specs in bundles(plan(suite)).items()
+        for bundle, specs in bundles(plan(suite, table=table)).items()
     ]
+    return Estimate(suite=suite.name, device=device, bundles=costs)
+
+
+def downloads(suite: Suite) -> dict[str, int | None]:
+    """Bytes that each data set of a suite has still to download; None where nobody says."""
     registered = {spec.settings.dataset.name for spec in plan(suite)}
-    return Estimate(
-        suite=suite.name,
-        device=device,
-        bundles=costs,
-        download_bytes={name: _download_bytes(name) for name in sorted(registered)},
-    )
+    return {name: _download_bytes(name) for name in sorted(registered)}
+
+
+def show(suite: Suite, *, table: str | None = None) -> None:
+    """Print the estimate of a suite or of one of its tables, from its records where it has some."""
+    whole = estimate(suite, table=table, results=Path("results") / suite.name)
+    print(render(whole, downloads(suite), by_bundle=table is not None), end="")
 
 
 def per_bundle(suite: Suite) -> dict[str, BundleCost]:
     """Estimate each bundle from the rate table alone: what a scheduler is asked for."""
     return {cost.bundle: cost for cost in estimate(suite).bundles}
+
+
+def render(whole: Estimate, to_download: dict[str, int | None], *, by_bundle: bool = False) -> str:
+    """Lay out an estimate for a terminal: a line a table, then totals, then what it stands on."""
+    device = _rates()["devices"][whole.device]
+    lines = [f"suite {whole.suite}, estimated for {device['label']}"]
+    if by_bundle:
+        lines += [
+            f"  {c.bundle:<60} {c.runs:>4} runs {c.steps:>12,} steps {_span(c.seconds):>8} "
+            f"{c.memory_mb:>7,} MB"
+            for c in whole.bundles
+        ]
+    lines += [
+        f"  table {row['table']:<14} {row['bundles']:>4} bundles {row['runs']:>6,} runs "
+        f"{row['steps']:>13,} steps {row['hours']:>9.2f} h   up to {row['memory_mb']:,} MB"
+        for row in whole.per_table()
+    ]
+    at_once, seconds = device["concurrent"], 3600 * whole.device_hours
+    hours = f"  together {whole.device_hours:.2f} hours of {device['label']}"
+    lines.append(
+        hours + (f", about {_span(seconds / at_once)} on {at_once}" if at_once > 1 else "")
+    )
+    gigabytes = sum(size or 0 for size in to_download.values()) / 1e9
+    unknown = [name for name, size in to_download.items() if size is None]
+    also = f", and {', '.join(unknown)} (size not stated)" if unknown else ""
+    lines.append(f"  to download {gigabytes:.3f} GB{also}")
+    lines.append("  based on")
+    lines += [f"    {line}" for line in whole.assumptions()]
+    return "\n".join(lines) + "\n"
 
 
 def training_steps(spec: RunSpec) -> int:
@@ -167,7 +170,9 @@ def training_steps(spec: RunSpec) -> int:
     return recipe.epochs * math.ceil(rows / recipe.batch_size)
 
 
-def _bundle_cost(bundle: str, specs: list[RunSpec], *, device: Device, measured: dict) -> BundleCost:
+def _bundle_cost(
+    bundle: str, specs: list[RunSpec], *, device: Device, measured: dict
+) -> BundleCost:
     spec, steps = specs[0], training_steps(specs[0])
     seconds, basis = _seconds_per_step(spec, device=device)
     if rate := measured.get(_method(spec)):
@@ -224,10 +229,11 @@ def _method(spec: RunSpec) -> tuple[str, str, float]:
 
 
 def _download_bytes(dataset: str) -> int | None:
-    """Bytes a data set has to download, 0 where scikit-learn ships it, None if nobody knows."""
-    from benchmarks import fetch
-
-    return fetch.download_bytes(dataset)
+    """Bytes a data set has still to download; None where its publisher does not say."""
+    alternatives = sources.of(dataset)
+    if not alternatives or any(sources.find(source) for source in alternatives):
+        return 0
+    return next((source.size for source in alternatives if source.size), None)
 
 
 def _of(kind: str, name: str) -> dict[str, Any]:

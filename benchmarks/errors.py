@@ -23,7 +23,10 @@ class DataError(BenchmarkError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Name the nearest known name, or list them all when none is near."""
+    """Name the nearest known name, or list known ones when none is near."""
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+    return f"known are {', '.join(known[:12])}{more}"

@@ -22,6 +22,7 @@ from benchmarks.record import Record
 from benchmarks.source_hash import source_hash
 from benchmarks.spec import RunSpec
 from benchmarks.train import Interrupted, NonFiniteLoss, Training
+from saflex.errors import NonFiniteGradientError
 
 
 def run_bundle(
@@ -70,8 +71,8 @@ def execute(spec: RunSpec, *, device: str = "cpu", checkpoint: Checkpoint | None
     status, error = "complete", ""
     try:
         training.run(after_step=checkpoint or (lambda training: None))
-    except NonFiniteLoss as failure:
-        status, error = "failed", str(failure)
+    except (NonFiniteLoss, NonFiniteGradientError) as failure:
+        status, error = "failed", f"{failure} (after step {training.steps}, epoch {training.epoch + 1})"
     seconds = {**training.seconds, "total": training.total_seconds}
     return Record(
         key=spec.key,

@@ -16,7 +16,12 @@ from pathlib import Path
 from benchmarks.errors import UnknownName
 
 FAMILIES = ("datasets", "upstream", "refiners", "models")
-SINGULAR = {"datasets": "data set", "upstream": "upstream", "refiners": "refiner", "models": "model"}
+SINGULAR = {
+    "datasets": "data set",
+    "upstream": "upstream",
+    "refiners": "refiner",
+    "models": "model",
+}
 
 _registered: dict[tuple[str, str], Callable] = {}
 
@@ -41,7 +46,9 @@ def modules(family: str) -> dict[str, str]:
         for name in _literal_names(path):
             module = f"benchmarks.{family}.{path.stem}"
             if name in found:
-                raise ValueError(f"{family} name {name!r} is registered by {found[name]} and {module}")
+                raise ValueError(
+                    f"{family} name {name!r} is registered by {found[name]} and {module}"
+                )
             found[name] = module
     return found
 

@@ -20,23 +20,24 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("benchmarks", "saflex")
 
 # Where every run starts; what it needs of its own is added by name, from the registry.
-ENTRY = "benchmarks.execute"
+ENTRY = "benchmarks.train"
 
 # They carry or store a result without computing it. What `spec` and `suite` decide is in the run's
 # key already, and data files are checked against their checksum.
 NEUTRAL = frozenset(
-    f"benchmarks.{name}"
-    for name in (
-        "errors",
-        "fetch",
-        "locks",
-        "record",
-        "registry",
-        "source_hash",
-        "sources",
-        "spec",
-        "suite",
-    )
+    {
+        "benchmarks.checkpoint",
+        "benchmarks.errors",
+        "benchmarks.fetch",
+        "benchmarks.locks",
+        "benchmarks.record",
+        "benchmarks.registry",
+        "benchmarks.source_hash",
+        "benchmarks.sources",
+        "benchmarks.spec",
+        "benchmarks.suite",
+        "saflex.errors",
+    }
 )
 
 
@@ -160,7 +161,8 @@ def _origin(source: str, attribute: str) -> list[str]:
     if path is None:
         return []
     if path.name == "__init__.py":
-        for node in _tree(source).body:
+        # Under TYPE_CHECKING too: that is where a package that loads its names lazily lists them.
+        for node in ast.walk(_tree(source)):
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     if (alias.asname or alias.name) == attribute:

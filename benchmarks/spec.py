@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,6 +30,10 @@ class Recipe(Frozen):
     epochs: int = Field(200, ge=1)
     batch_size: int = Field(256, ge=1)
     class_weights: bool = Field(False, description="cross-entropy weighted by inverse frequency")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="autocast if not float32"
+    )
+    channels_last: bool = Field(False, description="memory format of image networks")
     evaluate_every: int | None = Field(None, ge=1, description="epochs; default: 100 points a run")
 
 
@@ -57,21 +60,23 @@ class RunSpec(Frozen):
     seed: int = Field(ge=0)
     settings: Settings
     metric: str = Field(description="primary metric of the table, such as auroc")
-    reduced: str = Field("", description="what was reduced against the protocol, shown in the table")
+    reduced: str = Field(
+        "", description="what was reduced against the protocol, shown in the table"
+    )
 
     @cached_property
     def key(self) -> str:
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        # Defaults are left out: a field added later leaves old keys alone. So a default, once
+        # released, never changes its value.
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @property
     def bundle(self) -> str:
         """Name of the bundle: all seeds of one row and column, run by one process."""
-        return str(
-            PurePosixPath(
-                f"table{self.table}", self.dataset, self.backbone, self.upstream, self.refiner
-            )
-        )
+        table = f"table{self.table}" if self.table[0].isdigit() else self.table
+        return "/".join((table, self.dataset, self.backbone, self.upstream, self.refiner))
 
 
 class Settings(Frozen):
@@ -83,7 +88,10 @@ class Settings(Frozen):
     refiner: Component
     recipe: Recipe = Recipe()
     clean_share: float = Field(
-        0.0, ge=0, le=1, description="weight of the clean batch in the loss (Eq. 3); 0: augmented only"
+        0.0,
+        ge=0,
+        le=1,
+        description="weight of the clean batch in the loss (Eq. 3); 0: augmented only",
     )
     train_on: Literal["train", "train+validation"] = "train"
     replicas: bool = Field(False, description="train all seeds of a bundle at once")

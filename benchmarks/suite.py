@@ -128,7 +128,9 @@ def load(name_or_path: str | Path) -> Suite:
             )
         path = SUITES / f"{name_or_path}.yaml"
     if not path.is_file():
-        raise BenchmarkError(f"suite file {path} does not exist; known suites are {', '.join(names())}")
+        raise BenchmarkError(
+            f"suite file {path} does not exist; known suites are {', '.join(names())}"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         suite = Suite.model_validate(content)
@@ -238,7 +240,11 @@ def _explain(path: Path, error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             known = _fields_at(problem["loc"][:-1])
             message = f"unknown key: {suggestion(str(problem['loc'][-1]), known)}"
-        given = "" if problem["type"] in {"extra_forbidden", "missing"} else f" (given {problem['input']!r})"
+        given = (
+            ""
+            if problem["type"] in {"extra_forbidden", "missing"}
+            else f" (given {problem['input']!r})"
+        )
         lines.append(f"{path}: {where}: {message}{given}")
     return "\n".join(lines)
 

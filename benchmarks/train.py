@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.refiners import Context, Refiner
 from benchmarks.seeds import derive
 from benchmarks.spec import Recipe, RunSpec
-from benchmarks.upstream import Augmented
 from saflex import Batch
 
 LOSS_CHECK = 50  # steps between looks at the losses: each look waits for the device
@@ -56,6 +56,8 @@ class Training:
         torch.manual_seed(self._seed("init"))
         settings = spec.settings
         self.model = _build("models", settings.model, data).to(self.device)
+        if self.recipe.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, self.recipe)
         self.upstream = _build("upstream", settings.upstream, data)
         self.generators = {
@@ -100,18 +102,21 @@ class Training:
         x, y = self.train.x[index], self.train.y[index]
         with self._timed("upstream"):
             augmented = self.upstream(x, y, self.generators["upstream"])
-            augmented = Augmented(**{**vars(augmented), "index": index})
+            if augmented.index is None:
+                augmented = replace(augmented, index=index)
             clean = None
             if self.spec.settings.clean_share > 0:
                 clean = Batch.uniform(self.data.normalize(x), y, self.data.num_classes)
-        with self._timed("refine"):
+        with self._timed("refine"), self._autocast():
             refined = self.refiner(augmented)
         with self._timed("step"):
-            loss = self.refiner.loss(self.model, clean, refined)
+            with self._autocast():
+                loss = self.refiner.loss(self.model, clean, refined)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
         self.steps += 1
+        self.seen = augmented, refined  # for whoever inspects samples from `after_step`
         self.losses.append(loss.detach())
         if len(self.losses) >= LOSS_CHECK:
             self._check_losses()
@@ -175,9 +180,12 @@ class Training:
         """Logits (N, K) of a split in eval mode and in its fixed order."""
         self.model.eval()
         size = getattr(self.model, "evaluation_batch", EVALUATION_BATCH)
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             parts = [self.model(self.data.normalize(x)) for x in split.x.split(size)]
-        return torch.cat(parts)
+        logits = torch.cat(parts).float()
+        if not logits.isfinite().all():
+            raise NonFiniteLoss(f"logits are not finite after step {self.steps}")
+        return logits
 
     def _evaluate(self) -> None:
         with self._timed("evaluate"):
@@ -203,7 +211,7 @@ class Training:
         losses = torch.stack(self.losses).float().cpu()
         if not losses.isfinite().all():
             bad = self.steps - len(losses) + int((~losses.isfinite()).nonzero()[0]) + 1
-            raise NonFiniteLoss(f"loss is not finite at step {bad} (epoch {self.epoch + 1})")
+            raise NonFiniteLoss(f"loss is not finite at step {bad}")
         # One by one, so that the mean does not depend on where a checkpoint cut the epoch.
         total, count = self.epoch_loss
         for value in losses.tolist():
@@ -243,6 +251,10 @@ class Training:
         if size < len(split):
             index = torch.randperm(len(split), generator=generator, device=self.device)[:size]
         return self.data.normalize(split.x[index]), split.y[index]
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.recipe.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     @contextmanager
     def _timed(self, phase: str):

@@ -46,7 +46,9 @@ class TabularInput(nn.Module):
 
 
 @register("mlp")
-def build_mlp(data: Data, *, hidden: tuple[int, ...] = (256, 256), dropout: float = 0.1) -> nn.Module:
+def build_mlp(
+    data: Data, *, hidden: tuple[int, ...] = (256, 256), dropout: float = 0.1
+) -> nn.Module:
     """Build the multilayer perceptron of Table 2."""
     columns = TabularInput(data)
     layers: list[nn.Module] = [columns]

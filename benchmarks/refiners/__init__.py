@@ -55,7 +55,9 @@ class Refiner:
     def loss(self, model: nn.Module, clean: Batch | None, refined: Batch) -> Tensor:
         """Loss of one step, Eq. (3): the clean batch with `clean_share`, the refined one with the rest."""
         batch = mixture(clean, refined, self.context.clean_share)
-        targets = batch.y if self.context.class_weights is None else batch.y * self.context.class_weights
+        targets = (
+            batch.y if self.context.class_weights is None else batch.y * self.context.class_weights
+        )
         return soft_cross_entropy(model(batch.x), targets, batch.w)
 
     def begin_epoch(self, epoch: int) -> None:

@@ -24,7 +24,9 @@ class TabularCutMix:
 
     def __init__(self, data: Data, *, probability: float = 0.1):
         if data.kind != "tabular":
-            raise BenchmarkError(f"cutmix mixes the columns of tabular data; {data.name} has images")
+            raise BenchmarkError(
+                f"cutmix mixes the columns of tabular data; {data.name} has images"
+            )
         if not 0 <= probability <= 1:
             raise BenchmarkError(f"cutmix probability {probability} is not in [0, 1]")
         self.probability = probability
