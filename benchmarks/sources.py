@@ -36,6 +36,7 @@ class Source:
         file when it is fetched.
     also : checksums of the same content in other bytes (line ends), accepted as well.
     size : bytes; 0 where the publisher does not say.
+    partial : holds less than the published data; used while the complete file is not at hand.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Source:
     checksum: str = ""
     also: tuple[str, ...] = ()
     size: int = 0
+    partial: bool = False
 
     @property
     def accepted(self) -> tuple[str, ...]:

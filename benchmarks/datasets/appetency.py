@@ -23,12 +23,13 @@ PARTIAL = Source(
     path="tabular/appetency/appetency_50000x44.csv.gz",
     checksum="sha256:8aef1cb88d3c9341f90762281bc85f86000cb4bb1b6c676af2813f80fc5c1b56",
     size=1430570,
+    partial=True,
 )
 SOURCES = {"appetency": (COMPLETE, PARTIAL)}
 FIRST_CATEGORICAL = 191  # Var191 to Var230 are categorical in the competition's description
 PARTIAL_NOTE = (
     "PARTIAL DATA: 44 of 230 features, columns chosen by somebody's feature selection over all "
-    "rows, 11 pre-imputed; fetch the complete file (OpenML 1111) for numbers to compare with the paper's"
+    "rows, 11 pre-imputed; `fetch --dataset appetency --complete` gets the complete file"
 )
 
 

@@ -45,7 +45,8 @@ def raw(name: str, alternatives: Sequence[sources.Source], read: Callable[[Path]
 
 
 def _place(name: str, found: sources.Located, read: Callable) -> Path:
-    code = "".join(inspect.getsource(part) for part in (inspect.getmodule(read), tabular))
+    parts = (inspect.getmodule(read), tabular.from_frame, tabular.read_arff, tabular.drop_constant)
+    code = "".join(inspect.getsource(part) for part in parts)
     key = "\x1f".join((str(FORMAT), name, found.source.path, found.checksum, code))
     return (
         sources.home() / "prepared" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"

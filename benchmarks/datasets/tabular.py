@@ -242,14 +242,14 @@ def _noisy(y: np.ndarray, classes: int, *, share: float, seed: int) -> np.ndarra
     return noisy
 
 
-def describe(name: str) -> dict[str, str | int | None]:
+def describe(name: str) -> dict[str, str | int | list[str] | None]:
     """Compute Table 5's numbers of a tabular data set from its loaded rows, before any split.
 
     Returns
     -------
     dict
         dataset, task (``binary`` or ``multiclass-K``), features, categorical, continuous, rows,
-        positives and negatives (None unless binary).
+        positives and negatives (None unless binary), notes.
     """
     registry.check("datasets", name)
     module = importlib.import_module(registry.modules("datasets")[name])
@@ -268,4 +268,5 @@ def describe(name: str) -> dict[str, str | int | None]:
         "rows": len(raw.y),
         "positives": positives,
         "negatives": len(raw.y) - positives if positives is not None else None,
+        "notes": list(raw.notes),
     }
