@@ -31,7 +31,24 @@ _HOME = {
     "SaflexError": "errors",
 }
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "Batch",
+    "ContrastiveSaflex",
+    "ImageTextLogits",
+    "Mixture",
+    "Saflex",
+    "SaflexError",
+    "SaflexSettings",
+    "contrastive_cross_entropy",
+    "gradient_products",
+    "inner_products",
+    "logit_derivatives",
+    "sample_weights",
+    "soft_cross_entropy",
+    "soft_labels",
+    "soft_rows",
+    "validation_gradient",
+]
 __version__ = "0.1.0"
 
 

@@ -1,0 +1,172 @@
+"""SAFLEX for image-text training (Section 3; Appendix A, Equations 13 and 14).
+
+A batch of B pairs is a B-class problem: row i of the logit matrix is ``g(I_i) . h(T_j)``, its label
+is i. Equal captions are one proxy class: they share its probability evenly.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saflex.algorithm import Saflex
+from saflex.batch import Batch, soft_cross_entropy
+from saflex.errors import LabelError, ShapeError
+from saflex.gradient import Loss
+from saflex.labels import soft_labels
+
+__all__ = [
+    "ContrastiveSaflex",
+    "ImageTextLogits",
+    "caption_rows",
+    "contrastive_cross_entropy",
+    "tied_labels",
+]
+
+
+class ContrastiveSaflex(Saflex):
+    """Refine image-text pairs: ``((images, texts), captions) -> Batch`` with y of shape (B, B).
+
+    The model maps ``(images, texts)`` to the (B, B) logit matrix (see `ImageTextLogits`); captions
+    are integers, shape (B,), equal where two pairs have the same caption or class. The validation
+    source gives ``((images, texts), captions)`` too. Settings are those of `Saflex`; the paper uses
+    ``tau=0.1`` here. Keep captions on the CPU if the GPU must not be waited for.
+    """
+
+    def _validation_loss(self) -> Loss:
+        def loss(logits: Tensor, captions: Tensor) -> Tensor:
+            return contrastive_cross_entropy(logits, caption_rows(captions, logits.dtype))
+
+        return loss
+
+    def _upstream_rows(self, y_aug: Tensor, pi: Tensor) -> Tensor:
+        if pi.shape[-1] != pi.shape[-2]:
+            raise ShapeError(
+                f"the model returned logits of shape {tuple(pi.shape)}, expected a square (B, B) "
+                "matrix of images against texts. Wrap the two towers in ImageTextLogits."
+            )
+        if y_aug.shape != pi.shape[:1] or y_aug.is_floating_point():
+            raise LabelError(
+                f"captions have shape {tuple(y_aug.shape)} and type {y_aug.dtype}, expected "
+                f"{pi.shape[0]} integers, equal for equal captions (torch.arange(B) if all differ)."
+            )
+        return caption_rows(y_aug.to(pi.device), pi.dtype)
+
+    def _labels(self, pi: Tensor, upstream: Tensor, y_aug: Tensor, logits: Tensor) -> Tensor:
+        s = self.settings
+        return tied_labels(
+            pi,
+            y_aug,
+            beta=s.beta,
+            tau=s.tau,
+            gumbel=s.gumbel,
+            prior=s.prior,
+            scale=s.scale,
+            eps=s.eps,
+            probabilities=torch.softmax(logits.to(pi.dtype), -1),
+            generator=self._generator(pi.device) if s.gumbel else None,
+        )
+
+    def _batch_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        return contrastive_cross_entropy(logits, batch.y.to(logits.dtype), batch.w.to(logits.dtype))
+
+
+def tied_labels(
+    pi: Tensor, captions: Tensor, *, probabilities: Tensor | None = None, **settings: Any
+) -> Tensor:
+    """Soft rows over the B texts, choosing among distinct captions and sharing evenly among ties.
+
+    Parameters
+    ----------
+    pi : Tensor, shape (B, B)
+    captions : Tensor of integers, shape (B,)
+    probabilities : Tensor, shape (B, B), optional
+        Row softmax of the logit matrix.
+    **settings
+        Of `saflex.soft_labels`.
+
+    Returns
+    -------
+    Tensor, shape (B, B)
+        Rows sum to 1; columns of equal captions are equal.
+    """
+    distinct, position = torch.unique(captions, return_inverse=True)
+    member = torch.nn.functional.one_hot(position, len(distinct)).to(pi)
+    size = member.sum(0)
+    labels = soft_labels(
+        # The gain of a class is the mean over its texts, because its label is spread evenly.
+        pi @ (member / size),
+        member,
+        probabilities=None if probabilities is None else probabilities @ member,
+        **settings,
+    )
+    return (labels / size) @ member.T
+
+
+def caption_rows(captions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Upstream labels of a contrastive batch: even over all texts with the pair's own caption.
+
+    Parameters
+    ----------
+    captions : Tensor of integers, shape (B,)
+
+    Returns
+    -------
+    Tensor, shape (B, B)
+    """
+    tied = (captions.unsqueeze(-1) == captions.unsqueeze(-2)).to(dtype)
+    return tied / tied.sum(-1, keepdim=True)
+
+
+def contrastive_cross_entropy(logits: Tensor, y: Tensor, w: Tensor | None = None) -> Tensor:
+    """Equation 13 with the soft rows and weights of Equation 14, both directions added.
+
+    Text-to-image uses the transposed labels, rows normalised; a text that no image is labelled with
+    contributes nothing there.
+
+    Parameters
+    ----------
+    logits, y : Tensor, shape (B, B)
+        Images in rows, texts in columns.
+    w : Tensor, shape (B,), optional
+        Weight of each pair, used in both directions; 1/B if not given.
+
+    Returns
+    -------
+    Tensor, scalar
+    """
+    if logits.shape != y.shape or logits.shape[-1] != logits.shape[-2]:
+        raise ShapeError(
+            f"logits have shape {tuple(logits.shape)} and y {tuple(y.shape)}: both must be (B, B)."
+        )
+    wanted = y.transpose(-2, -1)
+    mass = wanted.sum(-1, keepdim=True)
+    rows = wanted / torch.where(mass > 0, mass, torch.ones_like(mass))
+    return soft_cross_entropy(logits, y, w) + soft_cross_entropy(logits.transpose(-2, -1), rows, w)
+
+
+class ImageTextLogits(nn.Module):
+    """A CLIP-like model as a function ``(images, texts) -> logit matrix``.
+
+    Parameters
+    ----------
+    towers : nn.Module
+        Called as ``towers(images, texts)``; returns normalised image features, text features and
+        the logit scale (and possibly a bias), as a tuple or as open_clip's dict.
+    """
+
+    def __init__(self, towers: nn.Module) -> None:
+        super().__init__()
+        self.towers = towers
+
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        out = self.towers(*pair)
+        if isinstance(out, dict):
+            out = tuple(
+                out[key]
+                for key in ("image_features", "text_features", "logit_scale", "logit_bias")
+                if key in out
+            )
+        image, text, scale, *bias = out
+        logits = scale * image @ text.transpose(-2, -1)
+        return logits + bias[0] if bias else logits

@@ -1,0 +1,169 @@
+"""Line 1 of Algorithm 1 over time: when the validation gradient is renewed and how it is smoothed.
+
+gradient of one validation batch -> mean over ranks -> exponential average -> optimiser's metric.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from saflex.errors import NonFiniteGradientError
+from saflex.estimators import last_layer
+from saflex.forward import trainable_parameters, unwrapped
+from saflex.gradient import Loss, Tangent, gradient_norm, non_finite_message, validation_gradient
+from saflex.precondition import preconditioned
+from saflex.settings import SaflexSettings
+from saflex.sources import ValidationSource, map_tensors
+
+__all__ = ["ValidationDirection", "averaged_over_ranks"]
+
+# On an accelerator the flag is read this rarely: reading waits for the device.
+_REFRESHES_BETWEEN_CHECKS = 100
+
+
+class ValidationDirection:
+    """The direction v of Algorithm 1's line 3, renewed every r steps.
+
+    Parameters
+    ----------
+    model : nn.Module
+    source : ValidationSource
+    settings : SaflexSettings
+    optimizer : torch.optim.Optimizer or None
+        Whose metric is used, with ``settings.precondition``.
+    loss : callable or None
+        Validation loss ``(logits, y) -> scalar``.
+    group : torch.distributed.ProcessGroup or None
+        Ranks that share one gradient.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: ValidationSource,
+        settings: SaflexSettings,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        loss: Loss | None = None,
+        group: Any = None,
+    ) -> None:
+        self.model, self.source, self.settings = unwrapped(model), source, settings
+        self.optimizer, self.loss, self.group = optimizer, loss, group
+        self.classifier = settings.classifier
+        self.gradient: Tangent = {}
+        self.tangent: Tangent = {}
+        self.steps = self.refreshes = 0
+        self._average: Tangent = {}
+        self._non_finite: Tensor | None = None
+
+    def __call__(self) -> Tangent:
+        """The tangent of this step."""
+        if self.steps % self.settings.refresh_every == 0 or not self.tangent:
+            self._refresh()
+        self.steps += 1
+        return self.tangent
+
+    def _refresh(self) -> None:
+        params = trainable_parameters(self.model)
+        g = self._batch_gradient(next(iter(params.values())).device)
+        if self.group is not None:
+            g = averaged_over_ranks(g, self.group)
+        g = self._without_non_finite(g)
+        self.refreshes += 1
+        self.gradient = self._smoothed(g)
+        self.tangent = (
+            preconditioned(self.gradient, params, self.optimizer)
+            if self.settings.precondition
+            else self.gradient
+        )
+
+    def _batch_gradient(self, device: torch.device) -> Tangent:
+        x, y = self.source.next()
+        # The batches of a user's loader are ours to move: nobody else sees them.
+        x, y = map_tensors((x, y), lambda t: t.to(device, non_blocking=True))
+        if self.settings.estimator != "last-layer":
+            return validation_gradient(self.model, x, y, loss=self.loss, check=False)
+        if self.classifier is None:
+            self.classifier = last_layer.classifier_name(self.model, x)
+        return last_layer.classifier_gradient(
+            self.model, x, y, classifier=self.classifier, loss=self.loss
+        )
+
+    def _without_non_finite(self, g: Tangent) -> Tangent:
+        """Raise at once on the CPU; elsewhere use a zero direction now and raise at the next check.
+
+        A zero direction means Pi = 0: labels fall back to their prior, no NaN reaches the model.
+        """
+        finite = torch.isfinite(gradient_norm(g))
+        if finite.device.type == "cpu":
+            if not finite:
+                raise NonFiniteGradientError(non_finite_message(g))
+            return g
+        broken = ~finite
+        self._non_finite = broken if self._non_finite is None else self._non_finite | broken
+        if self.refreshes % _REFRESHES_BETWEEN_CHECKS == 0:
+            self.raise_if_non_finite()
+        return {name: torch.where(finite, v, 0.0) for name, v in g.items()}
+
+    def raise_if_non_finite(self) -> None:
+        """Read the flag of accelerators (waits for the device)."""
+        if self._non_finite is not None and bool(self._non_finite):
+            self._non_finite = None
+            raise NonFiniteGradientError(
+                "a validation gradient since the last check was not finite; a zero direction was "
+                "used in its place. Look for NaN in the validation inputs, a diverged model, or "
+                "overflow under float16 (use bfloat16 or float32)."
+            )
+
+    def _smoothed(self, g: Tangent) -> Tangent:
+        decay = self.settings.ema
+        if decay == 0:
+            return g
+        if not self._average:
+            self._average = {name: torch.zeros_like(v) for name, v in g.items()}
+        # New tensors: the last tangent may still be in somebody's hands.
+        mean = torch._foreach_lerp(list(self._average.values()), list(g.values()), 1 - decay)
+        self._average = dict(zip(g, mean, strict=True))
+        # As in Adam: an average that starts at zero is too small by a known factor.
+        corrected = torch._foreach_div(mean, 1 - decay**self.refreshes)
+        return dict(zip(g, corrected, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the next tangents."""
+        return {
+            "steps": self.steps,
+            "refreshes": self.refreshes,
+            "classifier": self.classifier,
+            "gradient": _copied(self.gradient),
+            "tangent": _copied(self.tangent),
+            "average": _copied(self._average),
+            "source": self.source.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`, on the device of the model."""
+        devices = {n: p.device for n, p in trainable_parameters(self.model).items()}
+        self.steps, self.refreshes = state["steps"], state["refreshes"]
+        self.classifier = state["classifier"]
+        self.gradient = {n: v.to(devices[n]).clone() for n, v in state["gradient"].items()}
+        self.tangent = {n: v.to(devices[n]).clone() for n, v in state["tangent"].items()}
+        self._average = {n: v.to(devices[n]).clone() for n, v in state["average"].items()}
+        self.source.load_state_dict(state["source"])
+
+
+def averaged_over_ranks(g: Tangent, group: Any) -> Tangent:
+    """Mean of every rank's validation gradient, in one collective: all refine against the same."""
+    flat = torch.cat([v.reshape(-1) for v in g.values()])
+    dist.all_reduce(flat, group=group)
+    flat /= dist.get_world_size(group)
+    parts = flat.split([v.numel() for v in g.values()])
+    return {
+        name: part.view(v.shape).to(v.dtype)
+        for (name, v), part in zip(g.items(), parts, strict=True)
+    }
+
+
+def _copied(tangent: Tangent) -> Tangent:
+    return {name: v.detach().clone() for name, v in tangent.items()}

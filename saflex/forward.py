@@ -1,0 +1,219 @@
+"""The model as a function of its parameters, with the training loop left as it was found.
+
+Algorithm 1 differentiates f(x; theta) at parameters that belong to somebody else's training loop.
+Everything that touches the model goes through the two contexts here: `undisturbed` and
+`substituted`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from saflex.errors import NoTrainableParametersError, SettingError, ShapeError
+
+__all__ = ["logits_of", "substituted", "trainable_parameters", "undisturbed", "unwrapped"]
+
+# Device types whose random state torch.random.fork_rng can save by index.
+_FORKABLE = ("cuda", "xpu")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and (Distributed)DataParallel wrappers.
+
+    The reducer of a wrapper must not see our passes, and forward mode cannot be compiled.
+    """
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        else:
+            return model
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that need a gradient, by name; tied ones once, frozen ones not at all.
+
+    Raises
+    ------
+    NoTrainableParametersError
+        If there is none.
+    """
+    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not found:
+        raise NoTrainableParametersError(
+            f"{type(model).__name__} has no parameter with requires_grad=True, so no training step "
+            "can change its validation loss. Unfreeze a layer, or train on the upstream batch."
+        )
+    return found
+
+
+def logits_of(model: nn.Module, x: Any) -> Tensor:
+    """Call ``model(x)`` (``model(**x)`` for a mapping) and return its logits.
+
+    Raises
+    ------
+    ShapeError
+        If the model returns something without a class dimension.
+    """
+    out = model(**x) if isinstance(x, Mapping) else model(x)
+    logits = getattr(out, "logits", out)
+    if not isinstance(logits, Tensor) or logits.ndim < 2:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(out).__name__
+        raise ShapeError(
+            f"the model returned {got}, expected logits of shape (..., B, K), or an object with "
+            "such a .logits. Wrap the model in a module whose forward returns them; a binary "
+            "model needs two outputs."
+        )
+    return logits
+
+
+@contextmanager
+def substituted(
+    model: nn.Module, params: Mapping[str, Tensor], values: Sequence[Tensor]
+) -> Iterator[None]:
+    """Run the model with other tensors in place of `params`, wherever each one is used.
+
+    Direct writes to the parameter dictionaries: unlike `torch.func.functional_call` this costs
+    microseconds on a small model, and unlike an in-place update it cannot change a single bit.
+    """
+    by_identity = {id(p): value for p, value in zip(params.values(), values, strict=True)}
+    slots = [
+        (module, name, p)
+        for module in model.modules()
+        for name, p in module._parameters.items()
+        if p is not None and id(p) in by_identity
+    ]
+    recurrent = [m for m in model.modules() if hasattr(m, "_flat_weights_names")]
+    try:
+        for module, name, p in slots:
+            module._parameters[name] = by_identity[id(p)]
+        _refresh_flat_weights(recurrent)
+        yield
+    finally:
+        for module, name, p in slots:
+            module._parameters[name] = p
+        _refresh_flat_weights(recurrent)
+
+
+def _refresh_flat_weights(recurrent: Sequence[nn.Module]) -> None:
+    # LSTM and its kin read a second list of their parameters.
+    for module in recurrent:
+        module._flat_weights = [module._parameters.get(n) for n in module._flat_weights_names]
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the passes of Algorithm 1, and afterwards nothing has happened.
+
+    Evaluation mode makes Pi deterministic and each sample's row its own (no batch statistics, no
+    dropout). Modes, buffers, the random streams and a caller's autocast cache come back as they
+    were. Gradients are off; float16 autocast is switched off because nobody scales the validation
+    loss here (bfloat16 stays).
+    """
+    modules = [(m, m.training) for m in model.modules()]
+    buffers = _BufferGuard(model)
+    devices = {p.device for p in model.parameters() if p.device.type != "cpu"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for kind in {d.type for d in devices if d.type in _FORKABLE}:
+            indices = [d.index for d in devices if d.type == kind]
+            stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
+        if any(_is_compiled(module) for module, _ in modules):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        _enter_autocast(stack, {"cpu"} | {device.type for device in devices})
+        stack.enter_context(torch.no_grad())
+        try:
+            for module, training in modules:
+                if training:
+                    module.training = False
+            yield
+        finally:
+            for module, training in modules:
+                if module.training is not training:
+                    module.training = training
+            buffers.restore()
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    state = module.__dict__
+    return state.get("_compiled_call_impl") is not None or "_orig_mod" in state.get("_modules", ())
+
+
+def _enter_autocast(stack: ExitStack, device_types: set[str]) -> None:
+    for kind in device_types:
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+            # A cast cached under no_grad would be reused by the training forward and cut its graph.
+            stack.enter_context(
+                torch.autocast(
+                    kind, dtype=dtype, enabled=dtype != torch.float16, cache_enabled=False
+                )
+            )
+
+
+class _BufferGuard:
+    """Remembers buffers (running statistics, counters) and puts back what a forward changed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._slots = [
+            (module._buffers, name, buffer)
+            for module in model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        self._versions = [buffer._version for _, _, buffer in self._slots]
+        self._copies = [buffer.detach().clone() for _, _, buffer in self._slots]
+
+    def restore(self) -> None:
+        for (home, name, buffer), version, copy in zip(
+            self._slots, self._versions, self._copies, strict=True
+        ):
+            if home.get(name) is not buffer:
+                home[name] = buffer
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(copy)
+
+
+@contextmanager
+def forward_differentiable() -> Iterator[None]:
+    """Kernels that have a forward-mode formula: plain attention, no fused encoder layers."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextmanager
+def without_autocast(device_type: str) -> Iterator[None]:
+    """Full precision: a difference of two bfloat16 forwards has no digits left."""
+    if not torch.is_autocast_enabled(device_type):
+        yield
+        return
+    with torch.autocast(device_type, enabled=False):
+        yield
+
+
+def require_tangent(params: Mapping[str, Tensor], tangent: Mapping[str, Tensor]) -> None:
+    """Check that a tangent belongs to the model: known names, equal shapes, at least one."""
+    known = [name for name in tangent if name in params]
+    if not known or len(known) != len(tangent):
+        strange = sorted(set(tangent) - set(params))[:3]
+        raise SettingError(
+            f"the tangent names {len(tangent)} parameters, of which the model lacks {strange}. Use "
+            "the dict that validation_gradient returned for this very model."
+        )
+    for name in known:
+        if params[name].shape != tangent[name].shape:
+            raise ShapeError(
+                f"tangent of {name!r} has shape {tuple(tangent[name].shape)}, the parameter "
+                f"{tuple(params[name].shape)}."
+            )

@@ -1,0 +1,124 @@
+"""Line 1 of Algorithm 1: the gradient of the validation loss, as a tangent on the parameters."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saflex.batch import soft_cross_entropy, soft_rows
+from saflex.errors import EmptyValidationError, NonFiniteGradientError, SettingError
+from saflex.forward import (
+    logits_of,
+    substituted,
+    trainable_parameters,
+    undisturbed,
+    unwrapped,
+)
+
+__all__ = ["Tangent", "gradient_norm", "mean_cross_entropy", "validation_gradient"]
+
+#: A direction in parameter space: one tensor per trainable parameter, by name.
+Tangent = dict[str, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def mean_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """The validation loss: cross-entropy averaged over samples, summed over leading dimensions.
+
+    A stack of R models is R independent problems; the sum gives each one its own mean's gradient.
+    """
+    rows = soft_rows(y, logits.shape[-1], dtype=logits.dtype, check=y.device.type == "cpu")
+    return soft_cross_entropy(logits, rows)
+
+
+def validation_gradient(
+    model: nn.Module,
+    x: Any,
+    y: Tensor,
+    *,
+    loss: Loss | None = None,
+    parameters: Collection[str] | None = None,
+    check: bool = True,
+) -> Tangent:
+    """Gradient of the validation loss at the current parameters.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Used in evaluation mode and left untouched: `.grad`, buffers, modes, random streams.
+    x
+        Validation inputs, B' of them, already normalised.
+    y : Tensor, shape (..., B') or (..., B', K)
+        Hard or soft validation labels.
+    loss : callable, optional
+        ``loss(logits, y) -> scalar``; `mean_cross_entropy` if not given.
+    parameters : collection of str, optional
+        Names to differentiate; all trainable ones if not given.
+    check : bool
+        Raise on a non-finite gradient (waits for the device).
+
+    Returns
+    -------
+    dict of str to Tensor
+        Shaped like the parameters; zero for those the loss does not reach.
+
+    Raises
+    ------
+    EmptyValidationError, NoTrainableParametersError, NonFiniteGradientError, LabelError, ShapeError
+
+    References
+    ----------
+    Section 3, Algorithm 1, line 1.
+    """
+    if isinstance(y, Tensor) and y.numel() == 0:
+        raise EmptyValidationError(
+            f"the validation batch is empty (y has shape {tuple(y.shape)}). Pass at least one "
+            "labelled sample; hold some training samples out if there is no validation set."
+        )
+    model = unwrapped(model)
+    params = _selected(trainable_parameters(model), parameters)
+    with undisturbed(model):
+        # Detached copies: hooks on the loop's own parameters must not fire.
+        leaves = [p.detach().requires_grad_() for p in params.values()]
+        with torch.enable_grad(), substituted(model, params, leaves):
+            value = (loss or mean_cross_entropy)(logits_of(model, x), y)
+            grads = torch.autograd.grad(value, leaves, allow_unused=True)
+    tangent = {
+        name: torch.zeros_like(p) if g is None else g
+        for (name, p), g in zip(params.items(), grads, strict=True)
+    }
+    if check and not torch.isfinite(gradient_norm(tangent)):
+        raise NonFiniteGradientError(non_finite_message(tangent, value))
+    return tangent
+
+
+def gradient_norm(tangent: Tangent) -> Tensor:
+    """Euclidean norm over all parameters, a scalar tensor (no waiting for the device)."""
+    norms = torch._foreach_norm(list(tangent.values()))
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0]) for norm in norms]))
+
+
+def non_finite_message(tangent: Tangent, value: Tensor | None = None) -> str:
+    """Say which parameters are affected and what to do."""
+    bad = [name for name, g in tangent.items() if not torch.isfinite(g).all()]
+    at = "" if value is None else f" (validation loss {value.item():.4g})"
+    return (
+        f"the validation gradient is not finite in {len(bad)} of {len(tangent)} parameters, first "
+        f"{bad[:3]}{at}. Look for NaN in the validation inputs, a diverged model (lower the "
+        "learning rate), or overflow under float16 (use bfloat16 or float32)."
+    )
+
+
+def _selected(
+    params: dict[str, nn.Parameter], names: Collection[str] | None
+) -> dict[str, nn.Parameter]:
+    if names is None:
+        return params
+    missing = sorted(set(names) - set(params))
+    if missing or not names:
+        raise SettingError(
+            f"parameters={list(names)}: {missing or 'an empty selection'} not among the trainable "
+            "parameters. Take names from model.named_parameters()."
+        )
+    return {name: params[name] for name in params if name in set(names)}
