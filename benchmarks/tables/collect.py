@@ -1,0 +1,262 @@
+"""Records, the plan and the published cells -> `Table`, for every table of a suite."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
+from benchmarks.paper import Published, names, paper_row, published
+from benchmarks.record import Record
+from benchmarks.spec import RunSpec
+from benchmarks.suite import Suite, TableSpec
+from benchmarks.tables.cells import SELECTIONS, Cell, Column, Row, Table, scale
+from benchmarks.tables.statistics import mean_std
+
+DEFAULT_REASON = "not part of this suite"
+
+
+def collect(suite: Suite, plan: list[RunSpec], records: Iterable[Record]) -> list[Table]:
+    """Build every table of a suite.
+
+    A record counts when its key is that of a planned run: a record of other settings, left from an
+    earlier form of the suite, does not silently enter a table; a note under the table counts them.
+    """
+    planned = {spec.key for spec in plan}
+    current: dict[str, list[Record]] = defaultdict(list)
+    stale: dict[str, int] = defaultdict(int)
+    for record in records:
+        if record.key in planned:
+            current[record.spec.table].append(record)
+        else:
+            stale[record.spec.table] += 1
+    return [
+        _Builder(
+            identifier,
+            spec,
+            [run for run in plan if run.table == identifier],
+            current[identifier],
+            stale[identifier],
+        ).table()
+        for identifier, spec in suite.tables.items()
+    ]
+
+
+class _Builder:
+    """Everything one table is built from, indexed by (row, data set)."""
+
+    def __init__(
+        self,
+        identifier: str,
+        spec: TableSpec,
+        plan: list[RunSpec],
+        records: list[Record],
+        stale: int,
+    ):
+        self.id, self.spec, self.stale = identifier, spec, stale
+        self.paper = [cell for cell in published() if cell.table == identifier]
+        self.paper_cell = {
+            (c.dataset, c.split, c.backbone, c.upstream, c.refiner): c for c in self.paper
+        }
+        self.plan: dict[tuple[Row, str], list[RunSpec]] = defaultdict(list)
+        for run in plan:
+            self.plan[_row(run), run.dataset].append(run)
+        self.complete: dict[tuple[Row, str], dict[int, Record]] = defaultdict(dict)
+        self.failed: dict[tuple[Row, str], list[Record]] = defaultdict(list)
+        for record in sorted(records, key=lambda r: r.spec.seed):
+            place = (_row(record.spec), record.spec.dataset)
+            if record.status == "complete":
+                self.complete[place][record.spec.seed] = record
+            else:
+                self.failed[place].append(record)
+
+    def table(self) -> Table:
+        metric_of = self._metric_of()
+        columns, rows = self._columns(metric_of), self._rows()
+        cells = [
+            self._cell(row, column, metric, selection)
+            for column in columns
+            for row in rows
+            for metric in self._metrics(column.dataset, metric_of[column.dataset])
+            for selection in SELECTIONS
+        ]
+        notes = list(names().notes.get(self.id, []))
+        if self.stale:
+            notes.append(
+                f"Left out: {self.stale} record{'s' if self.stale > 1 else ''} on disk of settings "
+                "that this suite does not plan."
+            )
+        return Table(
+            id=self.id,
+            title=self.spec.title or names().titles.get(self.id, ""),
+            metric_of=metric_of,
+            columns=columns,
+            rows=rows,
+            cells=tuple(cells),
+            runs=dict(self.complete),
+            missing={
+                (row, dataset): self._missing(row, dataset)
+                for row in rows
+                for dataset in metric_of
+                if not self.complete.get((row, dataset))
+            },
+            dataset_notes=self._dataset_notes(),
+            notes=tuple(notes),
+        )
+
+    def _metric_of(self) -> dict[str, str]:
+        """Primary metric by data set: the suite's data sets first, then those only the paper has."""
+        metric_of = {
+            name: entry.metric or self.spec.metric for name, entry in self.spec.datasets.items()
+        }
+        for cell in self.paper:
+            metric_of.setdefault(cell.dataset, cell.metric)
+        return metric_of
+
+    def _columns(self, metric_of: dict[str, str]) -> tuple[Column, ...]:
+        columns = []
+        for dataset in metric_of:
+            splits = {c.split: None for c in self.paper if c.dataset == dataset}
+            for (_, name), runs in self.complete.items():
+                if name == dataset:
+                    for record in runs.values():
+                        splits |= dict.fromkeys(_test_splits(record))
+            columns += [Column(dataset, split) for split in splits or ["test"]]
+        return tuple(columns)
+
+    def _rows(self) -> tuple[Row, ...]:
+        """Rows in the suite's order, then published rows that none of them answers to."""
+        rows = dict.fromkeys(row for row, _ in self.plan)
+        backbones = list(dict.fromkeys([*self.spec.backbones, *(c.backbone for c in self.paper)]))
+        answered = {row._replace(refiner=paper_row(row.refiner)) for row in rows}
+        for cell in self.paper:
+            row = Row(cell.backbone, cell.upstream, cell.refiner)
+            if row not in answered:
+                rows[row] = None
+        upstreams = list(dict.fromkeys(["none", *self.spec.upstreams, *(r.upstream for r in rows)]))
+        return tuple(
+            sorted(rows, key=lambda r: (backbones.index(r.backbone), upstreams.index(r.upstream)))
+        )
+
+    def _metrics(self, dataset: str, primary: str) -> list[str]:
+        """Primary metric, NLL, calibration error, then whatever else the records of a data set carry."""
+        others = {
+            key.split("/", 1)[1]
+            for (_, name), runs in self.complete.items()
+            if name == dataset
+            for record in runs.values()
+            for key in record.metrics.get("last", {})
+            if key.split("/", 1)[0] in _test_splits(record)
+        }
+        return list(dict.fromkeys([primary, "nll", "ece", *sorted(others)]))
+
+    def _cell(self, row: Row, column: Column, metric: str, selection: str) -> Cell:
+        runs = self.complete.get((row, column.dataset), {})
+        values = [
+            record.metrics.get(selection, {}).get(f"{column.split}/{metric}", math.nan)
+            for record in runs.values()
+        ]
+        shown = [value * scale(metric) for value in values if not math.isnan(value)]
+        mean, std = mean_std(shown)
+        paper = self._paper(row, column, metric)
+        return Cell(
+            table=self.id,
+            dataset=column.dataset,
+            split=column.split,
+            backbone=row.backbone,
+            refiner=row.refiner,
+            upstream=row.upstream,
+            metric=metric,
+            selection=selection,
+            n=len(shown),
+            planned=len(self.plan.get((row, column.dataset), [])),
+            mean=mean,
+            std=std,
+            paper_mean=paper.mean if paper else math.nan,
+            paper_std=paper.std if paper else math.nan,
+            reduced=self._reduced(row, column.dataset),
+            status=self._status(row, column, values, metric),
+        )
+
+    def _paper(self, row: Row, column: Column, metric: str) -> Published | None:
+        key = (*column, row.backbone, row.upstream, paper_row(row.refiner))
+        cell = self.paper_cell.get(key)
+        return cell if cell and cell.metric == metric else None
+
+    def _reduced(self, row: Row, dataset: str) -> str:
+        runs = self.plan.get((row, dataset), [])
+        return "; ".join(dict.fromkeys(run.reduced for run in runs if run.reduced))
+
+    def _status(self, row: Row, column: Column, values: list[float], metric: str) -> str:
+        """Say what is missing from a cell; empty where every planned seed is there and finite."""
+        if not values:
+            return self._missing(row, column.dataset)
+        parts = []
+        failed = self.failed.get((row, column.dataset), [])
+        absent = len(self.plan[row, column.dataset]) - len(values) - len(failed)
+        if failed:
+            parts.append(f"{_seeds(len(failed))} failed: {_first_error(failed)}")
+        if absent:
+            parts.append(f"{_seeds(absent)} not run yet")
+        if unknown := sum(map(math.isnan, values)):
+            parts.append(f"{metric} not available for {_seeds(unknown)}")
+        if infinite := sum(map(math.isinf, values)):
+            parts.append(f"{metric} infinite in {_seeds(infinite)}")
+        return "; ".join(parts)
+
+    def _missing(self, row: Row, dataset: str) -> str:
+        """Say why a cell has no complete record at all."""
+        if runs := self.plan.get((row, dataset)):
+            if failed := self.failed.get((row, dataset)):
+                absent = len(runs) - len(failed)
+                yet = f"; {_seeds(absent)} not run yet" if absent else ""
+                return f"failed: {_seeds(len(failed))}: {_first_error(failed)}{yet}"
+            return f"not run: none of {_seeds(len(runs))} has a record yet"
+        return f"not run: {self._reason(row, dataset)}"
+
+    def _reason(self, row: Row, dataset: str) -> str:
+        """Reason the suite gives for a cell it does not plan."""
+        if reason := self.spec.not_run.get(dataset):
+            return reason
+        for entries, name in (
+            (self.spec.backbones, row.backbone),
+            (self.spec.upstreams, row.upstream),
+        ):
+            if (entry := entries.get(name)) and entry.not_run:
+                return entry.not_run
+        place = {
+            "dataset": dataset,
+            "backbone": row.backbone,
+            "upstream": row.upstream,
+            "row": row.refiner,
+        }
+        for change in self.spec.overrides:
+            if change.skip and all(place[field] in known for field, known in change.match.items()):
+                return change.skip
+        return DEFAULT_REASON
+
+    def _dataset_notes(self) -> dict[str, tuple[str, ...]]:
+        notes: dict[str, dict[str, None]] = {}
+        for (_, dataset), runs in self.complete.items():
+            for record in runs.values():
+                notes.setdefault(dataset, {}).update(dict.fromkeys(record.data.get("notes", [])))
+        return {dataset: tuple(lines) for dataset, lines in sorted(notes.items()) if lines}
+
+
+def _row(spec: RunSpec) -> Row:
+    return Row(spec.backbone, spec.upstream, spec.refiner)
+
+
+def _test_splits(record: Record) -> list[str]:
+    """Splits a record evaluates on, validation and training left out, in its own order."""
+    splits = (key.split("/", 1)[0] for key in record.metrics.get("last", {}) if "/" in key)
+    return [s for s in dict.fromkeys(splits) if s.endswith("test")]
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _first_error(failed: list[Record]) -> str:
+    lines = failed[0].error.strip().splitlines()
+    return lines[-1].strip() if lines else "no reason recorded"

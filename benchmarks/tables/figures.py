@@ -1,0 +1,304 @@
+"""Figures of a table: claims as a forest plot, NLL curves, the refiner's diagnostics.
+
+The same records give the same bytes: matplotlib's Agg canvas without a display, no dates in the files.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.tables.cells import Row, Table
+from benchmarks.tables.verdicts import Graded
+
+COLORS = {
+    "none": "#6e7781",
+    "upstream": "#1b1f24",
+    "clean+aug": "#bf8700",
+    "train+val": "#1a7f37",
+    "none-train+val": "#8fce9f",
+    "weights-only": "#8250df",
+    "soft-augmentation": "#0a9396",
+    "lp-a3": "#ca6702",
+    "saflex-printed": "#cf222e",
+    "saflex-derived": "#fb8f44",
+    "saflex": "#0969da",
+}
+OTHERS = ("#9a6700", "#bf3989", "#57606a", "#2da44e", "#218bff", "#a475f9")
+DIAGNOSTICS = {
+    "mean_weight": "mean sample weight",
+    "kept_labels": "share of labels kept",
+}
+WIDEST = 20.0  # percentage points; beyond, the axis is linear near 0 and logarithmic outside
+RC = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "saflex",
+}
+
+
+def draw(collected: list[Table], graded: list[Graded], folder: Path) -> list[Path]:
+    """Draw every figure of a suite's tables; a figure without data is not drawn.
+
+    Parameters
+    ----------
+    graded : the claims in the selection to be shown.
+    folder : where the PNG files go.
+    """
+    import matplotlib
+
+    written = []
+    with matplotlib.rc_context(RC):
+        for table in collected:
+            for name, figure in _figures(table, graded):
+                written.append(folder / f"table{table.id}-{name}.png")
+                _save(figure, written[-1])
+    return written
+
+
+def _figures(table: Table, graded: list[Graded]) -> Iterator[tuple[str, Figure]]:
+    lines = [g for g in graded if g.table == table.id and g.is_run and g.claim.kind == "metric"]
+    for name in dict.fromkeys(line.name for line in lines):
+        yield f"claims-{_slug(name)}", forest([line for line in lines if line.name == name])
+    for backbone, upstream in dict.fromkeys((r.backbone, r.upstream) for r in table.rows):
+        rows = [
+            r for r in table.rows if r.backbone == backbone and r.upstream in (upstream, "none")
+        ]
+        if upstream == "none" and any(
+            r.backbone == backbone and r.upstream != "none" for r in table.rows
+        ):
+            continue  # rows without augmentation are drawn with each upstream's
+        place = f"{backbone}-{upstream}".replace("+", "-")
+        heading = f"Table {table.id}, {backbone}, {upstream}"
+        panels = {"nll": {"val/nll": "validation NLL", "test/nll": "test NLL"}}
+        panels["diagnostics"] = _diagnostic_panels(table, rows)
+        for kind, series in panels.items():
+            if figure := curves(table, rows, series, heading=heading):
+                yield f"{kind}-{place}", figure
+
+
+def forest(lines: list[Graded]) -> Figure:
+    """Paired differences of one claim with their intervals, by data set and row, beside the paper's."""
+    refiners = list(dict.fromkeys(line.row.refiner for line in lines))
+    datasets = list(dict.fromkeys(line.column.dataset for line in lines))
+    height = 1.5 + 0.22 * len(datasets) * (len(refiners) + 1) + 0.18 * len(refiners)
+    figure = _figure(7.2, max(3.0, height))
+    axes = figure.subplots()
+    for line in lines:
+        d = datasets.index(line.column.dataset)
+        y = d + (refiners.index(line.row.refiner) + 1) / (len(refiners) + 1) - 0.5
+        result, color = line.result, _color(line.row.refiner, refiners)
+        if math.isfinite(result.low):
+            axes.plot([result.low, result.high], [y, y], color=color, lw=1.6, solid_capstyle="butt")
+        shape = "o" if math.isfinite(result.low) else "x"
+        axes.plot([result.difference], [y], shape, color=color, ms=4.5)
+    _paper_marks(axes, lines, datasets)
+    for position in range(1, len(datasets)):
+        axes.axhline(position - 0.5, color="#d0d7de", lw=0.6)
+    axes.axvline(0, color="#1b1f24", lw=0.8)
+    axes.set_ylim(len(datasets) - 0.5, -0.5)
+    axes.set_yticks(range(len(datasets)), datasets)
+    axes.tick_params(axis="y", length=0)
+    _widen(axes, lines)
+    first = lines[0]
+    baseline = f"{first.baseline.refiner}, {first.baseline.upstream}".removesuffix(", none")
+    axes.set_xlabel(
+        f"difference to {baseline}, percentage points (95 % interval, n = {_counts(lines)})"
+    )
+    where = f"Table {first.table}, {first.row.backbone}, {first.row.upstream}"
+    axes.set_title(f"{where}: {first.claim.id}", loc="left", fontsize=10)
+    handles = [
+        axes.plot([], [], "o-", color=_color(r, refiners), ms=4.5, label=r)[0] for r in refiners
+    ]
+    if any(not math.isnan(line.paper_difference) for line in lines):
+        handles += axes.plot([], [], "D", mfc="none", color="#1b1f24", ms=5, label="paper")
+    if any(not math.isfinite(line.result.low) for line in lines):
+        handles += axes.plot([], [], "x", color="#1b1f24", ms=4.5, label="no interval")
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    return figure
+
+
+def curves(
+    table: Table, rows: Sequence[Row], series: dict[str, str], *, heading: str
+) -> Figure | None:
+    """Mean ± standard deviation over seeds of named curves, data sets as rows of panels.
+
+    Returns
+    -------
+    None where no record of these rows has any of the curves.
+    """
+    drawn = {
+        (dataset, name, row): points
+        for dataset in table.metric_of
+        for name in series
+        for row in rows
+        if (points := _mean_curve(table, row, dataset, name)) is not None
+    }
+    if not drawn:
+        return None
+    datasets = list(dict.fromkeys(dataset for dataset, _, _ in drawn))
+    names = [name for name in series if any(n == name for _, n, _ in drawn)]
+    shown = [row for row in rows if any(r == row for _, _, r in drawn)]
+    figure = _figure(2.2 + 3.2 * len(names), 1.0 + 2.1 * len(datasets))
+    panels = figure.subplots(len(datasets), len(names), squeeze=False)
+    refiners = [row.refiner for row in shown]
+    for i, dataset in enumerate(datasets):
+        for j, name in enumerate(names):
+            axes = panels[i, j]
+            for row in shown:
+                if (points := drawn.get((dataset, name, row))) is not None:
+                    _band(axes, points, _color(row.refiner, refiners))
+            axes.set_title(f"{dataset}: {series[name]}", fontsize=9, loc="left")
+            if i == len(datasets) - 1:
+                axes.set_xlabel("epoch")
+        if all(name.endswith("/nll") for name in names):
+            _share_scale(panels[i], [p for (d, _, _), p in drawn.items() if d == dataset])
+    handles = [
+        panels[0, 0].plot([], [], "-", color=_color(r, refiners), label=r)[0] for r in refiners
+    ]
+    figure.suptitle(heading, fontsize=10, x=0.01, ha="left")
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    return figure
+
+
+def _diagnostic_panels(table: Table, rows: Sequence[Row]) -> dict[str, str]:
+    """The refiner's curves that any of the rows has, the best known first."""
+    found = {
+        name
+        for (row, _), runs in table.runs.items()
+        if row in rows
+        for record in runs.values()
+        for name in record.curves
+        if name.startswith("refiner/")
+    }
+    known = [f"refiner/{name}" for name in DIAGNOSTICS if f"refiner/{name}" in found]
+    titles = {f"refiner/{name}": title for name, title in DIAGNOSTICS.items()}
+    return {
+        name: titles.get(name, name.removeprefix("refiner/").replace("_", " "))
+        for name in [*known, *sorted(found - set(known))]
+    }
+
+
+def _mean_curve(
+    table: Table, row: Row, dataset: str, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Epochs, mean and deviation over the seeds that share the most common epochs."""
+    runs = [
+        (tuple(record.curves["epoch"]), record.curves[name])
+        for _, record in sorted(table.runs.get((row, dataset), {}).items())
+        if len(record.curves.get(name, [])) == len(record.curves.get("epoch", [])) > 0
+    ]
+    if not runs:
+        return None
+    epochs = max((epochs for epochs, _ in runs), key=lambda e: (len(e), e))
+    values = np.array([v for e, v in runs if e == epochs], dtype=float)
+    values[~np.isfinite(values)] = np.nan
+    known = np.isfinite(values).any(axis=0)
+    if not known.any():
+        return None
+    values = values[:, known]
+    mean = np.nanmean(values, axis=0)
+    count = np.isfinite(values).sum(axis=0)
+    squares = np.nansum((values - mean) ** 2, axis=0)
+    deviation = np.sqrt(squares / np.maximum(count - 1, 1))
+    return np.array(epochs)[known], mean, deviation
+
+
+def _band(axes, points: tuple[np.ndarray, np.ndarray, np.ndarray], color: str) -> None:
+    x, mean, deviation = points
+    axes.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.15, lw=0)
+    axes.plot(x, mean, color=color, lw=1.2, marker="o" if len(x) == 1 else "")
+
+
+def _share_scale(axes: Sequence, drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    """One scale for validation and test: the gap between them is what the figure is for."""
+    means = np.concatenate([mean for _, mean, _ in drawn])
+    means = means[means > 0]
+    low, high = (means.min(), means.max()) if len(means) else (0.1, 1.0)
+    logarithmic = high > 8 * low
+    for panel in axes:
+        if logarithmic:
+            panel.set_yscale("log")
+            panel.set_ylim(low / 1.2, high * 1.2)
+        else:
+            margin = 0.08 * (high - low) or 0.05 * high
+            panel.set_ylim(low - margin, high + margin)
+
+
+def _paper_marks(axes, lines: list[Graded], datasets: list[str]) -> None:
+    papers = {line.column.dataset: line.paper_difference for line in lines}
+    for dataset, value in papers.items():
+        if not math.isnan(value):
+            y = datasets.index(dataset) - 0.42
+            axes.plot([value], [y], "D", mfc="none", color="#1b1f24", ms=5)
+
+
+def _widen(axes, lines: list[Graded]) -> None:
+    """Set the x-axis; where a row collapses by tens of points the others stay readable."""
+    values = [
+        v for line in lines for v in (line.result.low, line.result.high, line.result.difference)
+    ]
+    values += [line.paper_difference for line in lines]
+    values = [v for v in values if math.isfinite(v)] + [0.0]
+    if max(map(abs, values)) > WIDEST:
+        axes.set_xscale("symlog", linthresh=2, linscale=1.5)
+        ticks = [-100, -30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30, 100]
+        low, high = min(min(values) * 1.3, -1.0), max(max(values) * 1.3, 1.0)
+        shown = [t for t in ticks if low <= t <= high]
+        axes.set_xticks(shown, [f"{t:+d}".replace("-", "−") if t else "0" for t in shown])
+        axes.minorticks_off()
+        axes.set_xlim(low, high)
+    else:
+        axes.margins(x=0.05)
+
+
+def _counts(lines: list[Graded]) -> str:
+    counts = sorted({line.result.n for line in lines})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _color(refiner: str, refiners: Sequence[str]) -> str:
+    """A row's own colour; -aug-only rows have their row's, lighter."""
+    base = refiner.removesuffix("-aug-only")
+    if base in COLORS:
+        return COLORS[base] if base == refiner else _lighter(COLORS[base])
+    unknown = [r for r in refiners if r.removesuffix("-aug-only") not in COLORS]
+    return OTHERS[unknown.index(refiner) % len(OTHERS)]
+
+
+def _lighter(color: str) -> str:
+    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(c + (255 - c) * 0.5):02x}" for c in channels)
+
+
+def _slug(name: str) -> str:
+    words = name.replace(">=", "-ge-").replace(">", "-gt-").replace("<", "-lt-")
+    return words.replace("/", "-").replace("+", "-")
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, target: Path) -> None:
+    """Write a PNG by atomic rename, without the software's version or a date in it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            figure.savefig(stream, format="png", metadata={"Software": None})
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
