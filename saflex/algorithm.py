@@ -9,7 +9,7 @@ from saflex.batch import Batch, soft_cross_entropy, soft_rows
 from saflex.diagnostics import StepLog
 from saflex.direction import ValidationDirection
 from saflex.errors import SettingError, ShapeError
-from saflex.forward import trainable_parameters, unwrapped
+from saflex.forward import ModelView
 from saflex.gradient import Loss, gradient_norm, validation_gradient
 from saflex.labels import soft_labels
 from saflex.products import inner_products, logit_derivatives
@@ -75,8 +75,9 @@ class Saflex:
                 "settings.precondition is True but no optimiser was given: pass "
                 "precondition=optimizer, the one that steps the model."
             )
-        self.model = unwrapped(model)
-        trainable_parameters(self.model)
+        view = ModelView(model)
+        view.require_trainable()
+        self.model = view.model
         group = process_group if process_group is not None else _process_group(model)
         if group is not None:
             # Every rank draws its own validation rows and noise.
@@ -157,7 +158,7 @@ class Saflex:
             y=y,
             raw=raw,
             w=w,
-            gradient_norm=gradient_norm(self.direction.gradient),
+            gradient_norm=self.direction.norm,
         )
         batch = Batch(x_aug, y, w)
         self._measure_cosine(batch)

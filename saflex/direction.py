@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from saflex.errors import NonFiniteGradientError
 from saflex.estimators import last_layer
-from saflex.forward import trainable_parameters, unwrapped
+from saflex.forward import ModelView, unwrapped
 from saflex.gradient import Loss, Tangent, gradient_norm, non_finite_message, validation_gradient
 from saflex.precondition import preconditioned
 from saflex.settings import SaflexSettings
@@ -54,6 +54,7 @@ class ValidationDirection:
         self.classifier = settings.classifier
         self.gradient: Tangent = {}
         self.tangent: Tangent = {}
+        self.norm = torch.zeros(())
         self.steps = self.refreshes = 0
         self._average: Tangent = {}
         self._non_finite: Tensor | None = None
@@ -66,13 +67,15 @@ class ValidationDirection:
         return self.tangent
 
     def _refresh(self) -> None:
-        params = trainable_parameters(self.model)
+        params = ModelView(self.model).require_trainable()
         g = self._batch_gradient(next(iter(params.values())).device)
         if self.group is not None:
             g = averaged_over_ranks(g, self.group)
-        g = self._without_non_finite(g)
+        norm = gradient_norm(g)
+        g = self._without_non_finite(g, torch.isfinite(norm))
         self.refreshes += 1
         self.gradient = self._smoothed(g)
+        self.norm = gradient_norm(self.gradient) if self.settings.ema else norm
         self.tangent = (
             preconditioned(self.gradient, params, self.optimizer)
             if self.settings.precondition
@@ -91,12 +94,11 @@ class ValidationDirection:
             self.model, x, y, classifier=self.classifier, loss=self.loss
         )
 
-    def _without_non_finite(self, g: Tangent) -> Tangent:
+    def _without_non_finite(self, g: Tangent, finite: Tensor) -> Tangent:
         """Raise at once on the CPU; elsewhere use a zero direction now and raise at the next check.
 
         A zero direction means Pi = 0: labels fall back to their prior, no NaN reaches the model.
         """
-        finite = torch.isfinite(gradient_norm(g))
         if finite.device.type == "cpu":
             if not finite:
                 raise NonFiniteGradientError(non_finite_message(g))
@@ -144,12 +146,14 @@ class ValidationDirection:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`, on the device of the model."""
-        devices = {n: p.device for n, p in trainable_parameters(self.model).items()}
+        devices = {n: p.device for n, p in ModelView(self.model).require_trainable().items()}
         self.steps, self.refreshes = state["steps"], state["refreshes"]
         self.classifier = state["classifier"]
         self.gradient = {n: v.to(devices[n]).clone() for n, v in state["gradient"].items()}
         self.tangent = {n: v.to(devices[n]).clone() for n, v in state["tangent"].items()}
         self._average = {n: v.to(devices[n]).clone() for n, v in state["average"].items()}
+        if self.gradient:
+            self.norm = gradient_norm(self.gradient)
         self.source.load_state_dict(state["source"])
 
 

@@ -2,7 +2,7 @@
 
 Algorithm 1 differentiates f(x; theta) at parameters that belong to somebody else's training loop.
 Everything that touches the model goes through the two contexts here: `undisturbed` and
-`substituted`.
+`ModelView.substituted`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from saflex.errors import NoTrainableParametersError, SettingError, ShapeError
 
-__all__ = ["logits_of", "substituted", "trainable_parameters", "undisturbed", "unwrapped"]
+__all__ = ["ModelView", "logits_of", "undisturbed", "unwrapped"]
 
 # Device types whose random state torch.random.fork_rng can save by index.
 _FORKABLE = ("cuda", "xpu")
@@ -35,21 +35,75 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that need a gradient, by name; tied ones once, frozen ones not at all.
+class ModelView:
+    """One walk over a model: its modules, its trainable parameters and where each is used.
 
-    Raises
-    ------
-    NoTrainableParametersError
-        If there is none.
+    Walking is the main cost of a small model's refinement, so a call walks once.
+
+    Attributes
+    ----------
+    model : nn.Module
+        Without its wrappers.
+    modules : list of nn.Module
+    trainable : dict of str to Parameter
+        Those that need a gradient; tied ones once, frozen ones not at all.
     """
-    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not found:
-        raise NoTrainableParametersError(
-            f"{type(model).__name__} has no parameter with requires_grad=True, so no training step "
-            "can change its validation loss. Unfreeze a layer, or train on the upstream batch."
-        )
-    return found
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = unwrapped(model)
+        self.modules: list[nn.Module] = []
+        self.trainable: dict[str, nn.Parameter] = {}
+        self.devices: set[torch.device] = set()
+        self._slots: list[tuple[dict[str, Any], str, nn.Parameter]] = []
+        seen: set[int] = set()
+        for prefix, module in self.model.named_modules():
+            self.modules.append(module)
+            for name, p in module._parameters.items():
+                if p is None:
+                    continue
+                self.devices.add(p.device)
+                if p.requires_grad:
+                    self._slots.append((module._parameters, name, p))
+                    if id(p) not in seen:
+                        seen.add(id(p))
+                        self.trainable[f"{prefix}.{name}" if prefix else name] = p
+
+    def require_trainable(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters.
+
+        Raises
+        ------
+        NoTrainableParametersError
+            If there is none.
+        """
+        if not self.trainable:
+            raise NoTrainableParametersError(
+                f"{type(self.model).__name__} has no parameter with requires_grad=True, so no "
+                "training step can change its validation loss. Unfreeze a layer, or train on the "
+                "upstream batch."
+            )
+        return self.trainable
+
+    @contextmanager
+    def substituted(self, params: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+        """Run the model with `values` in place of `params`, wherever each one is used.
+
+        Direct writes to the parameter dictionaries: unlike `torch.func.functional_call` this costs
+        microseconds on a small model, and unlike an in-place update it cannot change a single bit.
+        """
+        by_identity = {id(p): value for p, value in zip(params, values, strict=True)}
+        slots = [slot for slot in self._slots if id(slot[2]) in by_identity]
+        # LSTM and its kin read a second list of their parameters.
+        recurrent = [m for m in self.modules if "_flat_weights_names" in m.__dict__]
+        try:
+            for home, name, p in slots:
+                home[name] = by_identity[id(p)]
+            _refresh_flat_weights(recurrent)
+            yield
+        finally:
+            for home, name, p in slots:
+                home[name] = p
+            _refresh_flat_weights(recurrent)
 
 
 def logits_of(model: nn.Module, x: Any) -> Tensor:
@@ -72,42 +126,13 @@ def logits_of(model: nn.Module, x: Any) -> Tensor:
     return logits
 
 
-@contextmanager
-def substituted(
-    model: nn.Module, params: Mapping[str, Tensor], values: Sequence[Tensor]
-) -> Iterator[None]:
-    """Run the model with other tensors in place of `params`, wherever each one is used.
-
-    Direct writes to the parameter dictionaries: unlike `torch.func.functional_call` this costs
-    microseconds on a small model, and unlike an in-place update it cannot change a single bit.
-    """
-    by_identity = {id(p): value for p, value in zip(params.values(), values, strict=True)}
-    slots = [
-        (module, name, p)
-        for module in model.modules()
-        for name, p in module._parameters.items()
-        if p is not None and id(p) in by_identity
-    ]
-    recurrent = [m for m in model.modules() if hasattr(m, "_flat_weights_names")]
-    try:
-        for module, name, p in slots:
-            module._parameters[name] = by_identity[id(p)]
-        _refresh_flat_weights(recurrent)
-        yield
-    finally:
-        for module, name, p in slots:
-            module._parameters[name] = p
-        _refresh_flat_weights(recurrent)
-
-
 def _refresh_flat_weights(recurrent: Sequence[nn.Module]) -> None:
-    # LSTM and its kin read a second list of their parameters.
     for module in recurrent:
         module._flat_weights = [module._parameters.get(n) for n in module._flat_weights_names]
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(view: ModelView) -> Iterator[None]:
     """Evaluation mode for the passes of Algorithm 1, and afterwards nothing has happened.
 
     Evaluation mode makes Pi deterministic and each sample's row its own (no batch statistics, no
@@ -115,28 +140,33 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     were. Gradients are off; float16 autocast is switched off because nobody scales the validation
     loss here (bfloat16 stays).
     """
-    modules = [(m, m.training) for m in model.modules()]
-    buffers = _BufferGuard(model)
-    devices = {p.device for p in model.parameters() if p.device.type != "cpu"}
+    training = [m for m in view.modules if m.training]
+    buffers = _BufferGuard(view.modules)
+    accelerators = {d for d in view.devices if d.type != "cpu"}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        for kind in {d.type for d in devices if d.type in _FORKABLE}:
-            indices = [d.index for d in devices if d.type == kind]
+        for kind in {d.type for d in accelerators if d.type in _FORKABLE}:
+            indices = [d.index for d in accelerators if d.type == kind]
             stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
-        if any(_is_compiled(module) for module, _ in modules):
+        if any(_is_compiled(module) for module in view.modules):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        _enter_autocast(stack, {"cpu"} | {device.type for device in devices})
+        _enter_autocast(stack, {"cpu"} | {d.type for d in accelerators})
         stack.enter_context(torch.no_grad())
         try:
-            for module, training in modules:
-                if training:
-                    module.training = False
+            _set_mode(training, False)
             yield
         finally:
-            for module, training in modules:
-                if module.training is not training:
-                    module.training = training
+            _set_mode(training, True)
             buffers.restore()
+
+
+def _set_mode(modules: Sequence[nn.Module], training: bool) -> None:
+    for module in modules:
+        if type(module).__setattr__ is nn.Module.__setattr__:
+            # What nn.Module does with a flag in the end, without its ten checks.
+            object.__setattr__(module, "training", training)
+        else:
+            module.training = training
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -159,10 +189,10 @@ def _enter_autocast(stack: ExitStack, device_types: set[str]) -> None:
 class _BufferGuard:
     """Remembers buffers (running statistics, counters) and puts back what a forward changed."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._slots = [
             (module._buffers, name, buffer)
-            for module in model.modules()
+            for module in modules
             for name, buffer in module._buffers.items()
             if buffer is not None
         ]

@@ -8,13 +8,7 @@ from torch import Tensor, nn
 
 from saflex.batch import soft_cross_entropy, soft_rows
 from saflex.errors import EmptyValidationError, NonFiniteGradientError, SettingError
-from saflex.forward import (
-    logits_of,
-    substituted,
-    trainable_parameters,
-    undisturbed,
-    unwrapped,
-)
+from saflex.forward import ModelView, logits_of, undisturbed
 
 __all__ = ["Tangent", "gradient_norm", "mean_cross_entropy", "validation_gradient"]
 
@@ -76,13 +70,13 @@ def validation_gradient(
             f"the validation batch is empty (y has shape {tuple(y.shape)}). Pass at least one "
             "labelled sample; hold some training samples out if there is no validation set."
         )
-    model = unwrapped(model)
-    params = _selected(trainable_parameters(model), parameters)
-    with undisturbed(model):
+    view = ModelView(model)
+    params = _selected(view.require_trainable(), parameters)
+    with undisturbed(view):
         # Detached copies: hooks on the loop's own parameters must not fire.
         leaves = [p.detach().requires_grad_() for p in params.values()]
-        with torch.enable_grad(), substituted(model, params, leaves):
-            value = (loss or mean_cross_entropy)(logits_of(model, x), y)
+        with torch.enable_grad(), view.substituted(list(params.values()), leaves):
+            value = (loss or mean_cross_entropy)(logits_of(view.model, x), y)
             grads = torch.autograd.grad(value, leaves, allow_unused=True)
     tangent = {
         name: torch.zeros_like(p) if g is None else g

@@ -39,31 +39,38 @@ def preconditioned(
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     fastest = max((abs(float(g["lr"])) for g in optimizer.param_groups), default=0.0)
     directions: Tangent = {}
+    moments, corrections, epsilons = {}, {}, {}
     for name, g in tangent.items():
         group = groups.get(id(params[name]))
         if group is None:
             directions[name] = torch.zeros_like(g)
             continue
         share = abs(float(group["lr"])) / fastest if fastest else 1.0
-        scaled = g if share == 1 else share * g
-        root = _second_moment_root(optimizer.state.get(params[name]) or {}, group)
-        directions[name] = scaled if root is None else scaled / root.to(g.dtype)
+        directions[name] = g if share == 1 else share * g
+        found = _second_moment(optimizer.state.get(params[name]) or {}, group)
+        if found is not None:
+            moments[name], corrections[name] = found
+            epsilons[name] = group.get("eps", 1e-8)
+    if moments:
+        roots = torch._foreach_div(
+            torch._foreach_sqrt(list(moments.values())), list(corrections.values())
+        )
+        torch._foreach_add_(roots, list(epsilons.values()))
+        divided = torch._foreach_div([directions[name] for name in moments], roots)
+        directions.update(zip(moments, divided, strict=True))
     return directions
 
 
-def _second_moment_root(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
-    epsilon = group.get("eps", 1e-8)
+def _second_moment(
+    state: Mapping[str, Any], group: Mapping[str, Any]
+) -> tuple[Tensor, float] | None:
+    """The moment whose root the optimiser divides by, and what divides that root in turn."""
     if "exp_avg_sq" in state:
         moment = state.get("max_exp_avg_sq", state["exp_avg_sq"])
-        correction = 1 - group["betas"][1] ** state["step"]
-        return moment.sqrt() / correction**0.5 + epsilon
+        # The step counter lives on the CPU unless the optimiser is capturable or fused.
+        return moment, (1 - group["betas"][1] ** float(state["step"])) ** 0.5
     if "square_avg" in state and "acc_delta" not in state:
-        return moment_root(state["square_avg"], epsilon)
+        return state["square_avg"], 1.0
     if "sum" in state:
-        return moment_root(state["sum"], epsilon)
+        return state["sum"], 1.0
     return None
-
-
-def moment_root(moment: Tensor, epsilon: float) -> Tensor:
-    """``sqrt(moment) + epsilon``, the denominator of RMSprop and Adagrad."""
-    return moment.sqrt() + epsilon

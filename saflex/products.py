@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saflex.errors import ShapeError
 from saflex.estimators import finite_difference, forward_mode, last_layer
-from saflex.forward import require_tangent, trainable_parameters, undisturbed, unwrapped
+from saflex.forward import ModelView, require_tangent, undisturbed
 from saflex.settings import CHOICES, require_choice
 
 __all__ = ["gradient_products", "inner_products", "logit_derivatives"]
@@ -93,17 +93,17 @@ def logit_derivatives(
         Evaluation-mode logits at the current parameters; saves "finite-difference" a forward.
     """
     require_choice("estimator", estimator, CHOICES["estimator"])
-    model = unwrapped(model)
-    require_tangent(trainable_parameters(model), tangent)
+    view = ModelView(model)
+    require_tangent(view.require_trainable(), tangent)
     if estimator == "last-layer" and classifier is None:
-        classifier = last_layer.classifier_name(model, x)
-    with undisturbed(model):
+        classifier = last_layer.classifier_name(view.model, x)
+    with undisturbed(view):
         if estimator == "forward-mode":
-            z, dz = forward_mode.derivative(model, x, tangent)
+            z, dz = forward_mode.derivative(view, x, tangent)
         elif estimator == "finite-difference":
-            z, dz = finite_difference.derivative(model, x, tangent, step=fd_step, logits=logits)
+            z, dz = finite_difference.derivative(view, x, tangent, step=fd_step, logits=logits)
         else:
-            z, dz = last_layer.derivative(model, x, tangent, classifier=classifier)
+            z, dz = last_layer.derivative(view, x, tangent, classifier=classifier)
     return z.detach(), dz.detach()
 
 

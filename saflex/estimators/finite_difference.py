@@ -8,21 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from saflex.forward import (
-    logits_of,
-    substituted,
-    trainable_parameters,
-    without_autocast,
-)
+from saflex.forward import ModelView, logits_of, without_autocast
 from saflex.gradient import gradient_norm
 
 __all__ = ["derivative"]
 
 
 def derivative(
-    model: nn.Module,
+    view: ModelView,
     x: Any,
     tangent: Mapping[str, Tensor],
     *,
@@ -39,16 +34,16 @@ def derivative(
     logits : Tensor, shape (..., B, K), optional
         z(theta) in evaluation mode, where already known: one forward pass instead of two.
     """
-    params = {name: p for name, p in trainable_parameters(model).items() if name in tangent}
-    theta = [p.detach() for p in params.values()]
-    direction = [tangent[name].to(p.dtype) for name, p in params.items()]
+    params = [view.trainable[name] for name in tangent]
+    theta = [p.detach() for p in params]
+    direction = [v.to(p.dtype) for p, v in zip(params, tangent.values(), strict=True)]
     h = _step_length(theta, direction, step)
     shift = [v * h.to(v.dtype) for v in direction]
 
     def shifted(sign: int) -> Tensor:
         moved = torch._foreach_add(theta, shift, alpha=sign)
-        with without_autocast(theta[0].device.type), substituted(model, params, moved):
-            return logits_of(model, x)
+        with without_autocast(theta[0].device.type), view.substituted(params, moved):
+            return logits_of(view.model, x)
 
     above = shifted(+1)
     if logits is not None:

@@ -5,20 +5,15 @@ from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
-from torch import Tensor, nn
+from torch import Tensor
 
 from saflex.errors import EstimatorError
-from saflex.forward import (
-    forward_differentiable,
-    logits_of,
-    substituted,
-    trainable_parameters,
-)
+from saflex.forward import ModelView, forward_differentiable, logits_of
 
 __all__ = ["derivative"]
 
 
-def derivative(model: nn.Module, x: Any, tangent: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def derivative(view: ModelView, x: Any, tangent: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Logits and their derivative along `tangent`, in one forward pass of about twice the work.
 
     Raises
@@ -26,21 +21,21 @@ def derivative(model: nn.Module, x: Any, tangent: Mapping[str, Tensor]) -> tuple
     EstimatorError
         If an operation of the model has no forward-mode formula.
     """
-    params = {name: p for name, p in trainable_parameters(model).items() if name in tangent}
+    params = [view.trainable[name] for name in tangent]
     with forward_ad.dual_level(), forward_differentiable():
         # detach() shares storage; its own tangent never reaches the loop's parameter.
         duals = [
-            forward_ad.make_dual(p.detach(), tangent[name].to(p.dtype))
-            for name, p in params.items()
+            forward_ad.make_dual(p.detach(), v.to(p.dtype))
+            for p, v in zip(params, tangent.values(), strict=True)
         ]
         try:
-            with substituted(model, params, duals):
-                primal, slope = forward_ad.unpack_dual(logits_of(model, x))
+            with view.substituted(params, duals):
+                primal, slope = forward_ad.unpack_dual(logits_of(view.model, x))
         except (NotImplementedError, RuntimeError) as error:
             if "forward" not in str(error).lower():
                 raise
             raise EstimatorError(
-                f"forward-mode differentiation of {type(model).__name__} stopped at: {error}. Use "
+                f"forward-mode differentiation of {type(view.model).__name__} stopped at: {error}. Use "
                 "estimator='finite-difference' (any model) or 'last-layer'."
             ) from error
         # Parameters the logits do not depend on leave no tangent.

@@ -12,7 +12,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from saflex.errors import EstimatorError
-from saflex.forward import logits_of, substituted, trainable_parameters, undisturbed, unwrapped
+from saflex.forward import ModelView, logits_of, undisturbed
 from saflex.gradient import Loss, Tangent, mean_cross_entropy
 
 __all__ = ["classifier_gradient", "classifier_name", "derivative"]
@@ -31,11 +31,12 @@ def classifier_name(model: nn.Module, x: Any) -> str:
     def note(name: str) -> Callable[..., None]:
         return lambda _module, _inputs, out: called.append((name, out))
 
-    model = unwrapped(model)
+    view = ModelView(model)
+    model = view.model
     owners = [(n, m) for n, m in model.named_modules() if any(True for _ in m.parameters(False))]
     handles = [module.register_forward_hook(note(name)) for name, module in owners]
     try:
-        with undisturbed(model):
+        with undisturbed(view):
             logits = logits_of(model, x)
     finally:
         for handle in handles:
@@ -58,20 +59,19 @@ def classifier_gradient(
 
     Same contract as `saflex.validation_gradient`, without a backward pass through the features.
     """
-    model = unwrapped(model)
-    layer, params = _layer(model, classifier)
-    with undisturbed(model):
-        features, _ = _features(model, x, layer)
+    view = ModelView(model)
+    layer, params = _layer(view, classifier)
+    with undisturbed(view):
+        features, _ = _features(view.model, x, layer)
         leaves = [p.detach().requires_grad_() for p in params.values()]
-        local = {name: p for name, p in layer.named_parameters() if p.requires_grad}
-        with torch.enable_grad(), substituted(layer, local, leaves):
+        with torch.enable_grad(), view.substituted(list(params.values()), leaves):
             value = (loss or mean_cross_entropy)(layer(features), y)
             grads = torch.autograd.grad(value, leaves)
     return dict(zip(params, grads, strict=True))
 
 
 def derivative(
-    model: nn.Module, x: Any, tangent: Mapping[str, Tensor], *, classifier: str
+    view: ModelView, x: Any, tangent: Mapping[str, Tensor], *, classifier: str
 ) -> tuple[Tensor, Tensor]:
     """Logits and their derivative along the classifier's part of `tangent`.
 
@@ -80,8 +80,8 @@ def derivative(
     EstimatorError
         If the named layer is missing, frozen, not called, or its output is not the logits.
     """
-    layer, params = _layer(model, classifier)
-    features, logits = _features(model, x, layer)
+    layer, params = _layer(view, classifier)
+    features, logits = _features(view.model, x, layer)
     direction = {name: tangent[name] for name in params if name in tangent}
     if not direction:
         raise EstimatorError(
@@ -90,14 +90,13 @@ def derivative(
         )
     if isinstance(layer, nn.Linear):
         return logits, _linear_derivative(features, direction, f"{classifier}.")
-    names = [name.removeprefix(f"{classifier}.") for name in direction]
-    local = dict(layer.named_parameters())
+    moving = [params[name] for name in direction]
     with forward_ad.dual_level():
         duals = [
-            forward_ad.make_dual(local[name].detach(), v)
-            for name, v in zip(names, direction.values(), strict=True)
+            forward_ad.make_dual(p.detach(), v)
+            for p, v in zip(moving, direction.values(), strict=True)
         ]
-        with substituted(layer, {name: local[name] for name in names}, duals):
+        with view.substituted(moving, duals):
             slope = forward_ad.unpack_dual(layer(features)).tangent
     return logits, torch.zeros_like(logits) if slope is None else slope
 
@@ -109,17 +108,17 @@ def _linear_derivative(features: Tensor, direction: Mapping[str, Tensor], prefix
     return torch.nn.functional.linear(features.to(weight.dtype), weight, bias)
 
 
-def _layer(model: nn.Module, classifier: str) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+def _layer(view: ModelView, classifier: str) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     try:
-        layer = model.get_submodule(classifier)
+        layer = view.model.get_submodule(classifier)
     except AttributeError:
-        known = [name for name, _ in model.named_modules() if name][-3:]
+        known = [name for name, _ in view.model.named_modules() if name][-3:]
         raise EstimatorError(
-            f"classifier={classifier!r} is not a submodule of {type(model).__name__}; its last "
-            f"ones are {known}."
+            f"classifier={classifier!r} is not a submodule of {type(view.model).__name__}; its "
+            f"last ones are {known}."
         ) from None
     prefix = f"{classifier}."
-    params = {n: p for n, p in trainable_parameters(model).items() if n.startswith(prefix)}
+    params = {n: p for n, p in view.require_trainable().items() if n.startswith(prefix)}
     if not params:
         raise EstimatorError(
             f"the classifier {classifier!r} has no trainable parameter of its own (frozen, or tied "
