@@ -123,6 +123,8 @@ def download(source: Source, *, console: Console | None = None) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with FileLock(f"{target}.lock"):
+        if _whole(source, target):
+            return target  # another process was faster
         problems: list[str] = []
         for url, accepted in _mirrors(source, problems):
             try:
@@ -146,6 +148,13 @@ def download(source: Source, *, console: Console | None = None) -> Path:
             f"{source.name} could not be downloaded ({'; '.join(problems)}){kept}; try again, or put "
             f"{source.path} into the folder SAFLEX_DATA"
         )
+
+
+def _whole(source: Source, path: Path) -> bool:
+    try:
+        return path.is_file() and bool(sources.verify(source, path))
+    except DataError:
+        return False
 
 
 def _attempt(

@@ -55,7 +55,7 @@ def _place(name: str, found: sources.Located, read: Callable) -> Path:
 
 def _load(path: Path) -> Raw | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return Raw(
                 values=arrays["values"],
                 y=arrays["y"],

@@ -64,13 +64,10 @@ def from_frame(
         raise DataError(
             f"columns {missing} are missing; the file has {list(frame.columns)[:8]} ..."
         )
-    labels = pd.Categorical(frame[target].astype(str), categories=list(classes))
-    y = np.asarray(labels.codes, dtype=np.int64)
-    if len(y) == 0 or (y < 0).any():
-        unknown = sorted(set(frame[target].astype(str)) - set(classes))[:5]
-        raise DataError(
-            f"column {target!r} should hold {list(classes)}; found {unknown or 'no rows'}"
-        )
+    labels = frame[target].astype(str)
+    if unknown := sorted(set(labels) - set(classes)) or (["no rows"] if frame.empty else []):
+        raise DataError(f"column {target!r} should hold {list(classes)}; found {unknown[:5]}")
+    y = np.asarray(pd.Categorical(labels, categories=list(classes)).codes, dtype=np.int64)
     features = [c for c in frame.columns if c != target]
     values = np.empty((len(frame), len(features)), dtype=np.float64)
     levels = []
