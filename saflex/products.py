@@ -26,7 +26,7 @@ def gradient_products(
     estimator: str = "forward-mode",
     output: str = "log-probabilities",
     classifier: str | None = None,
-    fd_step: float = 1e-3,
+    fd_step: float = 1e-4,
     logits: Tensor | None = None,
 ) -> Tensor:
     """Pi for a batch: what one unit of each label is worth in validation loss.
@@ -78,7 +78,7 @@ def logit_derivatives(
     *,
     estimator: str = "forward-mode",
     classifier: str | None = None,
-    fd_step: float = 1e-3,
+    fd_step: float = 1e-4,
     logits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits z and ``dz = J_z v`` for the direction v, each of shape (..., B, K).

@@ -82,7 +82,7 @@ class SaflexSettings:
     relabel: bool = True
     estimator: str = "forward-mode"
     classifier: str | None = None
-    fd_step: float = 1e-3
+    fd_step: float = 1e-4
     refresh_every: int = 1
     ema: float = 0.0
     precondition: bool = False
