@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from benchmarks.tables.cells import Row, Table
 from benchmarks.tables.verdicts import Graded
@@ -33,8 +34,10 @@ COLORS = {
 }
 OTHERS = ("#9a6700", "#bf3989", "#57606a", "#2da44e", "#218bff", "#a475f9")
 DIAGNOSTICS = {
-    "mean_weight": "mean sample weight",
-    "kept_labels": "share of labels kept",
+    "weight_mean": "mean sample weight",
+    "accepted": "share with weight > 0",
+    "label_unchanged": "share of labels kept",
+    "label_entropy": "label entropy, nats",
 }
 WIDEST = 20.0  # percentage points; beyond, the axis is linear near 0 and logarithmic outside
 RC = {
@@ -67,7 +70,8 @@ def draw(collected: list[Table], graded: list[Graded], folder: Path) -> list[Pat
 def _figures(table: Table, graded: list[Graded]) -> Iterator[tuple[str, Figure]]:
     lines = [g for g in graded if g.table == table.id and g.is_run and g.claim.kind == "metric"]
     for name in dict.fromkeys(line.name for line in lines):
-        yield f"claims-{_slug(name)}", forest([line for line in lines if line.name == name])
+        of_claim = [line for line in lines if line.name == name]
+        yield f"claims-{_slug(name)}", forest(of_claim, order=list(table.metric_of))
     for backbone, upstream in dict.fromkeys((r.backbone, r.upstream) for r in table.rows):
         rows = [
             r for r in table.rows if r.backbone == backbone and r.upstream in (upstream, "none")
@@ -85,10 +89,10 @@ def _figures(table: Table, graded: list[Graded]) -> Iterator[tuple[str, Figure]]
                 yield f"{kind}-{place}", figure
 
 
-def forest(lines: list[Graded]) -> Figure:
+def forest(lines: list[Graded], *, order: Sequence[str]) -> Figure:
     """Paired differences of one claim with their intervals, by data set and row, beside the paper's."""
     refiners = list(dict.fromkeys(line.row.refiner for line in lines))
-    datasets = list(dict.fromkeys(line.column.dataset for line in lines))
+    datasets = sorted({line.column.dataset for line in lines}, key=order.index)
     height = 1.5 + 0.22 * len(datasets) * (len(refiners) + 1) + 0.18 * len(refiners)
     figure = _figure(7.2, max(3.0, height))
     axes = figure.subplots()
@@ -156,6 +160,7 @@ def curves(
             for row in shown:
                 if (points := drawn.get((dataset, name, row))) is not None:
                     _band(axes, points, _color(row.refiner, refiners))
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             axes.set_title(f"{dataset}: {series[name]}", fontsize=9, loc="left")
             if i == len(datasets) - 1:
                 axes.set_xlabel("epoch")
@@ -170,7 +175,7 @@ def curves(
 
 
 def _diagnostic_panels(table: Table, rows: Sequence[Row]) -> dict[str, str]:
-    """The refiner's curves that any of the rows has, the best known first."""
+    """The refiner's curves to show: weights and labels where it reports them, else its first four."""
     found = {
         name
         for (row, _), runs in table.runs.items()
@@ -179,12 +184,10 @@ def _diagnostic_panels(table: Table, rows: Sequence[Row]) -> dict[str, str]:
         for name in record.curves
         if name.startswith("refiner/")
     }
-    known = [f"refiner/{name}" for name in DIAGNOSTICS if f"refiner/{name}" in found]
-    titles = {f"refiner/{name}": title for name, title in DIAGNOSTICS.items()}
-    return {
-        name: titles.get(name, name.removeprefix("refiner/").replace("_", " "))
-        for name in [*known, *sorted(found - set(known))]
-    }
+    known = {f"refiner/{name}": title for name, title in DIAGNOSTICS.items()}
+    if shown := {name: title for name, title in known.items() if name in found}:
+        return shown
+    return {name: name.removeprefix("refiner/").replace("_", " ") for name in sorted(found)[:4]}
 
 
 def _mean_curve(
@@ -227,6 +230,9 @@ def _share_scale(axes: Sequence, drawn: list[tuple[np.ndarray, np.ndarray, np.nd
     for panel in axes:
         if logarithmic:
             panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_ylim(low / 1.2, high * 1.2)
         else:
             margin = 0.08 * (high - low) or 0.05 * high
@@ -249,8 +255,8 @@ def _widen(axes, lines: list[Graded]) -> None:
     values += [line.paper_difference for line in lines]
     values = [v for v in values if math.isfinite(v)] + [0.0]
     if max(map(abs, values)) > WIDEST:
-        axes.set_xscale("symlog", linthresh=2, linscale=1.5)
-        ticks = [-100, -30, -10, -5, -2, -1, 0, 1, 2, 5, 10, 30, 100]
+        axes.set_xscale("symlog", linthresh=3, linscale=1.5)
+        ticks = [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100]
         low, high = min(min(values) * 1.3, -1.0), max(max(values) * 1.3, 1.0)
         shown = [t for t in ticks if low <= t <= high]
         axes.set_xticks(shown, [f"{t:+d}".replace("-", "−") if t else "0" for t in shown])

@@ -15,6 +15,7 @@ _SPECIAL = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "`": r"\textasciigrave{}",
     "±": r"$\pm$",
     "−": r"$-$",
     "–": "--",
@@ -88,15 +89,17 @@ class _Notes:
         if not entry.missing:
             return escape(entry.ours) + self.marks(entry.marks)
         letter = self.reasons.setdefault(entry.ours, _letter(len(self.reasons)))
-        return rf"not run$^{{{letter}}}$" + self.marks(entry.marks)
+        kind = escape(entry.ours.split(":")[0])
+        return rf"{kind}$^{{{letter}}}$" + self.marks(entry.marks)
 
     def marks(self, marks: tuple[int, ...]) -> str:
         self.used.update(marks)
         return f"$^{{{','.join(map(str, marks))}}}$" if marks else ""
 
     def paragraph(self) -> list[str]:
-        lines = [rf"$^{{{letter}}}$\,{escape(text)}." for text, letter in self.reasons.items()]
-        lines += [rf"$^{{{n}}}$\,{escape(self.sheet.footnotes[n - 1])}." for n in sorted(self.used)]
+        lines = [rf"$^{{{x}}}$\,{escape(text.rstrip('.'))}." for text, x in self.reasons.items()]
+        for n in sorted(self.used):
+            lines.append(rf"$^{{{n}}}$\,{escape(self.sheet.footnotes[n - 1].rstrip('.'))}.")
         return [r"\par\smallskip{\footnotesize\raggedright", *lines, r"\par}"] if lines else []
 
 
