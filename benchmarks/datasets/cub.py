@@ -1,0 +1,115 @@
+"""CUB-200-2011 (Wah et al. 2011) with the split of Table 3, as images and as frozen-trunk features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import sources
+from benchmarks.datasets import image_files
+from benchmarks.datasets.image_files import ImageList, Index
+from benchmarks.errors import DataError
+from benchmarks.registry import register
+from benchmarks.sources import Source
+
+if TYPE_CHECKING:
+    from benchmarks.data import Data
+
+SIZE = 224
+CLASSES = 200
+EXTRA_PER_CLASS = 5
+FOLDER = Source(name="CUB-200-2011, unpacked", path="cub/CUB_200_2011/images.txt", partial=True)
+ARCHIVE = Source(
+    name="CUB-200-2011",
+    path="cub/CUB_200_2011.tgz",
+    urls=("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
+    checksum="md5:97eceeb196236b17998738112f37df78",
+    size=1_150_585_339,
+)
+SOURCES = {"cub": (FOLDER, ARCHIVE), "cub-features": (FOLDER, ARCHIVE)}
+
+
+def prepare(image: Image.Image) -> np.ndarray:
+    """Resize to 224 x 224 without keeping the aspect, as ALIA does; uint8 (3, 224, 224)."""
+    resized = image.resize((224, 224), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def index() -> Index:
+    """List the files of every split: per class the last 5 training images are held out (protocol).
+
+    With all 200 classes that is 4,994 / 1,000 / 5,794. The held-out images are ALIA's "extra" set
+    and, here, the validation set too; ALIA validated on the test set.
+    """
+    found = sources.locate_any((FOLDER, ARCHIVE), "cub")
+    unpacked = found.source is FOLDER
+    root = found.path.parent if unpacked else image_files.unpacked(found.path, "CUB_200_2011")
+    files = _table(root / "images.txt")
+    label = {key: int(value) for key, value in _table(root / "image_class_labels.txt").items()}
+    training = {k for k, v in _table(root / "train_test_split.txt").items() if v == "1"}
+    names = _table(root / "classes.txt")
+    if unlisted := [key for key in files if key not in label]:
+        raise DataError(f"{root}: image {unlisted[0]} has no line in image_class_labels.txt")
+    present = sorted({label[key] for key in files})
+    rows: dict[str, list[tuple[str, int]]] = {"train": [], "extra": [], "test": []}
+    for number, own in enumerate(present):
+        members = [key for key in files if label[key] == own]
+        chosen = [key for key in members if key in training]
+        if len(chosen) <= EXTRA_PER_CLASS:
+            raise DataError(
+                f"{root}: class {names[str(own)]} has {len(chosen)} training images, expected more "
+                f"than {EXTRA_PER_CLASS}: the index files were cut"
+            )
+        rows["train"] += [(files[key], number) for key in chosen[:-EXTRA_PER_CLASS]]
+        rows["extra"] += [(files[key], number) for key in chosen[-EXTRA_PER_CLASS:]]
+        rows["test"] += [(files[key], number) for key in members if key not in training]
+    splits = {
+        name: ImageList(tuple(root / "images" / f for f, _ in rows), tuple(y for _, y in rows))
+        for name, rows in rows.items()
+    }
+    splits["validation"] = splits["extra"]
+    notes = ["The validation images are ALIA's extra set; ALIA selected on the test set."]
+    if len(present) < CLASSES:
+        notes.append(f"{len(present)} of {CLASSES} classes: the data at hand.")
+    return Index(
+        name="cub",
+        root=root,
+        splits=splits,
+        class_names=tuple(names[str(own)].split(".", 1)[-1].replace("_", " ") for own in present),
+        notes=tuple(notes),
+    )
+
+
+@register("cub")
+def load(name: str, *, seed: int, normalization: str = "imagenet") -> Data:
+    """Load images, uint8 (N, 3, 224, 224). The split is official: `seed` changes nothing.
+
+    Parameters
+    ----------
+    normalization : see `image_data.NORMALIZATIONS`.
+    """
+    from benchmarks.datasets import image_data
+
+    return image_data.load(name, index(), prepare, normalization=normalization)
+
+
+@register("cub-features")
+def load_features(name: str, *, seed: int, trunk: str = "efficientnet-lite0") -> Data:
+    """Load what a frozen pretrained trunk makes of each image, float32 (N, 1280), computed once."""
+    from benchmarks.datasets import frozen_features
+
+    return frozen_features.encoded(load(name, seed=seed), trunk)
+
+
+def _table(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path} is missing: keep the layout of the published archive") from error
+    rows = [line.split(" ", 1) for line in lines if line.strip()]
+    if bad := [row for row in rows if len(row) != 2]:
+        raise DataError(f"{path}: a line reads {bad[0]}, expected '<id> <value>'")
+    return {key: value.strip() for key, value in rows}

@@ -1,0 +1,188 @@
+"""Folders of JPEG files (Table 3): decoded by several threads, resized once, kept on disk as uint8."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image, UnidentifiedImageError
+
+from benchmarks import sources
+from benchmarks.errors import DataError
+
+FORMAT = 1
+
+# From a decoded RGB image to what the network's input is made of, uint8 (3, H, W).
+Prepare = Callable[[Image.Image], np.ndarray]
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Files of one split and their class indices, in the order of the published lists."""
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Which files make up a data set, before anything is decoded.
+
+    Attributes
+    ----------
+    splits : the lists ``train``, ``validation``, ``test`` and ``extra``.
+    """
+
+    name: str
+    root: Path
+    splits: dict[str, ImageList]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Decoded images x, uint8 (N, 3, H, W), and the SHA-256 over the bytes of their files."""
+
+    x: np.ndarray
+    digest: str
+
+
+def pixels(files: Sequence[Path], prepare: Prepare, *, name: str, root: Path) -> Pixels:
+    """Decode and resize files, or read them back from the cache.
+
+    The cache's name holds the list of files (name below `root`, size, time stamp) and the code of
+    `prepare`, so a change of either prepares anew. Processes that start together decode once.
+
+    Raises
+    ------
+    DataError
+        Naming the first file that is missing or is no image.
+    """
+    target = _place(files, prepare, name, root)
+    found = _load(target)
+    if found is None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            found = _load(target)
+            if found is None:
+                found = _decode(files, prepare)
+                save_arrays(target, x=found.x, digest=np.array(found.digest))
+    return found
+
+
+def decoded(path: Path) -> Image.Image:
+    """Open one image as RGB; grey and palette files are converted."""
+    return _opened(path, path.read_bytes())
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write an .npz by atomic rename; nothing in it needs pickle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, **arrays)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def unpacked(archive: Path, folder: str) -> Path:
+    """Unpack a tar archive once and give the path of its `folder`.
+
+    Members that point outside the destination are refused (tarfile's ``data`` filter).
+    """
+    state = archive.stat()
+    key = json.dumps([str(archive.resolve()), state.st_size, state.st_mtime_ns])
+    target = sources.home() / "unpacked" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.is_dir():
+            partial = Path(tempfile.mkdtemp(dir=target.parent, suffix=".tmp"))
+            try:
+                with tarfile.open(archive) as tar:
+                    tar.extractall(partial, filter="data")
+                os.replace(partial, target)
+            except (tarfile.TarError, EOFError, OSError) as error:
+                raise DataError(
+                    f"{archive} cannot be unpacked ({error}); fetch it again"
+                ) from error
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    if not (target / folder).is_dir():
+        raise DataError(f"{archive} holds no folder {folder}: it is not the published archive")
+    return target / folder
+
+
+def _place(files: Sequence[Path], prepare: Prepare, name: str, root: Path) -> Path:
+    listed = []
+    for path in files:
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise DataError(_incomplete(path, files)) from error
+        listed.append([str(path.relative_to(root)), state.st_size, state.st_mtime_ns])
+    code = inspect.getsource(prepare)
+    key = hashlib.sha256(json.dumps([FORMAT, code, listed]).encode()).hexdigest()[:16]
+    return sources.home() / "prepared" / "images" / f"{name}-{key}.npz"
+
+
+def _incomplete(path: Path, files: Sequence[Path]) -> str:
+    missing = sum(not other.is_file() for other in files)
+    return (
+        f"{path} is missing ({missing} of {len(files)} listed images are): unpack the published "
+        "archive completely and keep its layout"
+    )
+
+
+def _load(path: Path) -> Pixels | None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Pixels(arrays["x"], str(arrays["digest"]))
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError, EOFError):
+        return None  # never prepared, or damaged since: decode again
+
+
+def _decode(files: Sequence[Path], prepare: Prepare) -> Pixels:
+    def one(path: Path) -> tuple[np.ndarray, bytes]:
+        content = path.read_bytes()
+        return prepare(_opened(path, content)), hashlib.sha256(content).digest()
+
+    # Threads: the JPEG decoder and the resampling release the interpreter's lock.
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+        digest, rows = hashlib.sha256(), None
+        for number, (row, own) in enumerate(pool.map(one, files)):
+            rows = np.empty((len(files), *row.shape), np.uint8) if rows is None else rows
+            rows[number] = row
+            digest.update(own)
+    if rows is None:
+        raise DataError("an image list is empty: nothing to decode")
+    return Pixels(rows, digest.hexdigest())
+
+
+def _opened(path: Path, content: bytes) -> Image.Image:
+    try:
+        return Image.open(BytesIO(content)).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(
+            f"{path} is truncated or no image ({error}); copy it again from the published archive"
+        ) from error
