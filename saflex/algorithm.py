@@ -67,13 +67,14 @@ class Saflex:
         process_group: Any = None,
         **changes: Any,
     ) -> None:
-        if precondition is not None:
+        optimizer = precondition if hasattr(precondition, "param_groups") else None
+        if optimizer is not None:
             changes["precondition"] = True
         self.settings = (settings or SaflexSettings()).changed(**changes)
-        if self.settings.precondition and precondition is None:
+        if optimizer is None and (self.settings.precondition or precondition):
             raise SettingError(
-                "settings.precondition is True but no optimiser was given: pass "
-                "precondition=optimizer, the one that steps the model."
+                f"precondition={precondition!r}: the settings ask for the optimiser's metric, so "
+                "pass the optimiser that steps the model, precondition=optimizer."
             )
         view = ModelView(model)
         view.require_trainable()
@@ -87,7 +88,7 @@ class Saflex:
             self.model,
             source,
             self.settings,
-            optimizer=precondition,
+            optimizer=optimizer,
             loss=loss if loss is not None else self._validation_loss(),
             group=group,
         )
