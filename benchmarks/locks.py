@@ -73,7 +73,7 @@ def holder_path(lock: Path) -> Path:
 
 
 def holder(lock: Path) -> dict | None:
-    """Read who holds a lock: host, pid and the time it was taken; None when nothing legible says."""
+    """Read who holds a lock: host, pid and the time it was taken; None if nothing legible says."""
     try:
         content = json.loads(holder_path(lock).read_text(encoding="utf-8"))
         return content if {"host", "pid", "since"} <= set(content) else None

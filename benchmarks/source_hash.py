@@ -1,8 +1,8 @@
 """Hash of the source a run's result depends on, so that an edit re-runs exactly what it touches.
 
-Snakemake does not see edits of a package called by ``python -m`` (its issue 3028); this hash, handed
-to a bundle's job as a parameter, makes it see them. Imports are followed statically, so planning
-needs no torch. Comments, docstrings and formatting do not count.
+Snakemake does not see edits of a package called by ``python -m`` (its issue 3028); this hash,
+handed to a bundle's job as a parameter, makes it see them. Imports are followed statically, so
+planning needs no torch. Comments, docstrings and formatting do not count.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def module_hash(*names: str) -> str:
 
 
 def dependencies(names: Iterable[str]) -> set[str]:
-    """List modules and, transitively, those they import in this repository, neutral ones left out."""
+    """List modules and, transitively, those they import here, neutral ones left out."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:

@@ -1,0 +1,40 @@
+# The front door of the DAG: one job per bundle of a suite, then its tables, then the dashboard.
+#
+#   snakemake --config suite=demo            demo | cpu | paper | path of a suite file
+#
+# Further settings: results=DIR (default results/<suite>), track=false (no MLflow), uri=MLFLOW_STORE.
+# profiles/default is taken without asking. Every cluster job parses this file again, so nothing here
+# imports torch, pandas or MLflow.
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, workflow.basedir)
+
+from benchmarks import cost, suite as suites
+from benchmarks.source_hash import module_hash, source_hash
+
+config = {"suite": "demo", "results": "", "track": True, "uri": ""} | config
+SUITE = suites.load(config["suite"])
+BUNDLES = suites.bundles(suites.plan(SUITE))
+FIRST = {bundle: specs[0] for bundle, specs in BUNDLES.items()}
+COST = cost.per_bundle(SUITE)
+RESULTS = config["results"] or f"results/{SUITE.name}"
+
+# `python` in a rule is the one that runs this, unless `--sdm conda` puts another before it.
+here = str(Path(sys.executable).parent)
+os.environ.update(PATH=f"{here}:{os.getenv('PATH')}", PYTHONPATH=workflow.basedir)
+
+
+include: "workflow/rules/fetch.smk"
+include: "workflow/rules/bundle.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/track.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/done/tables",
+        f"{RESULTS}/done/track" if config["track"] else [],
+    localrule: True

@@ -1,0 +1,190 @@
+"""`track sync`: bring an MLflow store up to date with the records; twice changes nothing.
+
+A run in the store is found by its bundle and seed. It stays as it is while the digest of its record
+is the same, is replaced when the record changed, and is done again when an earlier sync was cut short.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import record as records
+from benchmarks.errors import BenchmarkError
+from benchmarks.record import Record
+from benchmarks.tracking import runs, store, summary
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+METRICS_PER_CALL = 1000  # MLflow's limit for one batch
+# Over HTTP a sync waits for the server most of the time; sqlite takes one writer.
+SERVER_CONNECTIONS = 8
+
+
+@dataclass
+class Outcome:
+    """What a sync did: counts of ``new``, ``replaced``, ``unchanged`` runs, and unreadable records."""
+
+    counts: Counter = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        names = ("new", "replaced", "unchanged", "summaries")
+        done = ", ".join(f"{self.counts[name]} {name}" for name in names)
+        return f"{done} in {self.seconds:.1f} s"
+
+
+def sync(
+    results: Path,
+    uri: str | None = None,
+    *,
+    watch: bool = False,
+    interval: float = 30.0,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Upsert every record of a suite's results into a store, then the tables as artifacts.
+
+    Parameters
+    ----------
+    uri : of the store; default: sqlite below the results.
+    watch : go on until interrupted, a round every `interval` seconds; a server that is down is
+        said, and tried again the next round.
+
+    Raises
+    ------
+    BenchmarkError
+        The store cannot be reached, or some record is damaged; the readable ones are synced first.
+    """
+    uri = store.resolve(results, uri)
+    while watch:
+        try:
+            say(f"{time.strftime('%H:%M:%S')} {_round(results, uri)}")
+        except BenchmarkError as error:
+            say(f"{time.strftime('%H:%M:%S')} {error}; trying again in {interval:g} s")
+        try:
+            time.sleep(interval)
+        except KeyboardInterrupt:
+            return Outcome()
+    outcome = _round(results, uri)
+    say(f"{store.without_password(uri)}: {outcome}")
+    if outcome.problems:
+        raise BenchmarkError("\n".join(outcome.problems))
+    return outcome
+
+
+def _round(results: Path, uri: str) -> Outcome:
+    from mlflow.exceptions import MlflowException
+
+    start, outcome = time.monotonic(), Outcome()
+    by_table: dict[str, list[Record]] = defaultdict(list)
+    for path in sorted((Path(results) / "records").rglob("seed*.json")):
+        try:
+            record = records.read(path)
+            by_table[runs.experiment_name(record.spec)].append(record)
+        except BenchmarkError as error:
+            outcome.problems.append(str(error))
+    try:
+        with store.writer(results, uri) as client:
+            for name, found in by_table.items():
+                _sync_table(client, name, found, results=results, uri=uri, outcome=outcome)
+    except MlflowException as error:
+        reason = str(error).splitlines()[0][:300]
+        raise BenchmarkError(
+            f"MLflow store {store.without_password(uri)} does not answer or refuses: {reason}"
+        ) from error
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+def _sync_table(
+    client: MlflowClient,
+    name: str,
+    found: list[Record],
+    *,
+    results: Path,
+    uri: str,
+    outcome: Outcome,
+) -> None:
+    experiment = experiment_id(client, name, results=results, uri=uri)
+    existing = all_runs(client, experiment)
+    of_bundle: dict[str, list[Run]] = defaultdict(list)
+    for run in existing:
+        of_bundle[run.data.tags.get(runs.BUNDLE, "")].append(run)
+
+    def upsert(record: Record) -> str:
+        place = f"{record.spec.bundle}/seed{record.spec.seed}"
+        return _upsert(client, experiment, record, of_bundle.get(place, []))
+
+    with ThreadPoolExecutor(SERVER_CONNECTIONS if uri.startswith("http") else 1) as pool:
+        outcome.counts.update(pool.map(upsert, found))
+    outcome.counts["summaries"] += summary.sync(
+        client, experiment, existing, results=results, records=found
+    )
+
+
+def experiment_id(client: MlflowClient, name: str, *, results: Path, uri: str) -> str:
+    """Find a table's experiment or make it; beside sqlite, artifacts lie where the store does."""
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        place = None
+        if uri.startswith(store.SQLITE):
+            folder = Path(uri.removeprefix(store.SQLITE)).parent / "artifacts" / name
+            place = folder.as_uri()
+        return client.create_experiment(name, artifact_location=place)
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return known.experiment_id
+
+
+def all_runs(client: MlflowClient, experiment: str) -> list[Run]:
+    """List every run of an experiment that is not deleted."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], max_results=1000, page_token=token)
+        found += page
+        if not (token := page.token):
+            return found
+
+
+def _upsert(client: MlflowClient, experiment: str, record: Record, existing: Iterable[Run]) -> str:
+    wanted, kept, removed = runs.digest(record), False, False
+    for run in existing:
+        if not kept and run.data.tags.get(runs.DIGEST) == wanted:
+            kept = True
+        else:
+            client.delete_run(run.info.run_id)
+            removed = True
+    if kept:
+        return "unchanged"
+    _create(client, experiment, record, wanted)
+    return "replaced" if removed else "new"
+
+
+def _create(client: MlflowClient, experiment: str, record: Record, wanted: str) -> None:
+    from mlflow.entities import Param, RunTag
+
+    run = client.create_run(
+        experiment,
+        start_time=runs.milliseconds(record.started),
+        tags=runs.tags(record),
+        run_name=runs.run_name(record.spec),
+    )
+    identifier = run.info.run_id
+    params = [Param(name, value) for name, value in runs.parameters(record).items()]
+    points = runs.metrics(record)
+    for start in range(0, max(len(points), 1), METRICS_PER_CALL):
+        batch = points[start : start + METRICS_PER_CALL]
+        client.log_batch(identifier, metrics=batch, params=params if start == 0 else [])
+    client.log_inputs(identifier, datasets=runs.dataset_inputs(record))
+    status = "FINISHED" if record.status == "complete" else "FAILED"
+    client.set_terminated(identifier, status, end_time=runs.milliseconds(record.finished))
+    client.log_batch(identifier, tags=[RunTag(runs.DIGEST, wanted)])

@@ -1,0 +1,34 @@
+# One job per bundle: all seeds of one data set x backbone x upstream x refiner in one process.
+#
+# The output is a marker. The records are no outputs of Snakemake's, which deletes those of a job that
+# failed or was killed: what is finished stays, and the next job of the bundle does only the rest.
+
+
+rule bundle:
+    input:
+        # `ancient`: fetching a file again does not change what is in it (checksum).
+        lambda wildcards: ancient(
+            f"{RESULTS}/done/fetch/{FIRST[wildcards.bundle].settings.dataset.name}"
+        ),
+    output:
+        f"{RESULTS}/bundles/{{bundle}}.json",
+    log:
+        f"{RESULTS}/logs/{{bundle}}.log",
+    wildcard_constraints:
+        bundle="|".join(map(re.escape, BUNDLES)),
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards: COST[wildcards.bundle].memory_mb,
+        runtime=lambda wildcards: COST[wildcards.bundle].runtime_minutes,
+    params:
+        suite=config["suite"],
+        results=lambda wildcards: RESULTS,
+        # Snakemake does not look into `python -m`. These two make it see an edited refiner and an
+        # edited suite, and run again exactly the bundles they touch.
+        source=lambda wildcards: source_hash(FIRST[wildcards.bundle]),
+        runs=lambda wildcards: [spec.key for spec in BUNDLES[wildcards.bundle]],
+    shell:
+        "OMP_NUM_THREADS={threads} python -m benchmarks run --suite {params.suite}"
+        " --results {params.results} --bundle {wildcards.bundle} > {log} 2>&1"
