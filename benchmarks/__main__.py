@@ -14,7 +14,7 @@ app = typer.Typer(
     name="saflex-bench",
     help="Does SAFLEX (ICLR 2024) reproduce? Plan, run and tabulate its experiments.",
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     add_completion=False,
 )
 track = typer.Typer(help="Experiment tracking: records into MLflow.", no_args_is_help=True)

@@ -28,9 +28,9 @@ class SaflexRefiner(Refiner):
         self.refine = Saflex(
             context.model,
             validation=lambda: context.validation(validation_batch),
-            optimizer=context.optimizer if chosen.precondition else None,
+            settings=chosen,
+            precondition=context.optimizer if chosen.precondition else None,
             seed=context.seed,
-            **chosen.as_dict(),
         )
 
     def __call__(self, augmented: Augmented) -> Batch:
