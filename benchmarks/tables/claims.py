@@ -18,6 +18,8 @@ RULES = """\
   lies on the other side. **undecided**: it crosses 0, or there is none (fewer than two paired seeds, or
   the same difference in every seed). A claim of "at least as good" (>=) also counts as reproduced where
   the interval begins exactly at 0; an interval around 0 leaves it undecided.
+* A claim about time compares a row with what trains on as many samples: a row with the clean batch in its
+  loss with clean+aug, an -aug-only row with upstream. The tables' time blocks show both.
 * The verdict follows the interval; p (Holm) is corrected over the paper's claims of one table, and
   separately over the controls of one table. Counts "after Holm" keep verdicts with p (Holm) < 0.05.
 * The paper has one SAFLEX row; each of ours is graded alone. "Paper" is the same difference between the

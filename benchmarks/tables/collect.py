@@ -81,6 +81,11 @@ class _Builder:
             for selection in SELECTIONS
         ]
         notes = list(names().notes.get(self.id, []))
+        if trained := {r.refiner for r, _ in self.plan if self._sees_validation(r)}:
+            notes.append(
+                f"{', '.join(sorted(trained))}: the validation data is part of the training set, so the "
+                "best validation epoch is chosen on data that was trained on."
+            )
         if self.stale:
             notes.append(
                 f"Left out: {self.stale} record{'s' if self.stale > 1 else ''} on disk of settings "
@@ -102,6 +107,14 @@ class _Builder:
             },
             dataset_notes=self._dataset_notes(),
             notes=tuple(notes),
+        )
+
+    def _sees_validation(self, row: Row) -> bool:
+        return any(
+            run.settings.train_on == "train+validation"
+            for (r, _), runs in self.plan.items()
+            if r == row
+            for run in runs
         )
 
     def _metric_of(self) -> dict[str, str]:

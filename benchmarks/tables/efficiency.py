@@ -64,18 +64,28 @@ def measure(table: Table) -> list[Overhead]:
     """Overheads of every row over its upstream's own, and over clean+aug where that is fair.
 
     A row with the clean batch in its loss sees twice the samples of the upstream row, so its comparison
-    at equal batches is the clean+aug control.
+    at equal batches is the clean+aug control. A row without an upstream (LP-A3) is compared with none.
     """
     lines = []
     for row in table.rows:
-        for name in BASELINES:
+        for name in ("none",) if row.upstream == "none" else BASELINES:
             baseline = row._replace(refiner=name)
-            if row.refiner in BASELINES or row.upstream == "none" or baseline not in table.rows:
+            if baseline == row or baseline not in table.rows:
                 continue
             if name == "clean+aug" and not _has_clean_batch(table, row):
                 continue
             lines += _lines(table, row, baseline)
     return lines
+
+
+def matched_baseline(table: Table, row: Row) -> Row:
+    """The row that trains on as many samples as this one, without refining them."""
+    clean = row._replace(refiner="clean+aug")
+    return (
+        clean
+        if clean in table.rows and _has_clean_batch(table, row)
+        else row._replace(refiner="upstream")
+    )
 
 
 def _lines(table: Table, row: Row, baseline: Row) -> list[Overhead]:
@@ -118,7 +128,7 @@ def _has_clean_batch(table: Table, row: Row) -> bool:
 
 def _paper(table: str, row: Row, baseline: Row) -> float:
     """The overhead the paper states for a SAFLEX row over its upstream, nan where it states none."""
-    if not is_saflex(row.refiner) or baseline.refiner != "upstream":
+    if not is_saflex(row.refiner) or baseline.refiner not in BASELINES:
         return math.nan
     for claim in claims():
         if claim.kind == "time" and claim.table == table and row.upstream in claim.upstreams:

@@ -36,12 +36,17 @@ def render(sheet: Sheet) -> str:
     )
 
 
-def fragment(sheet: Sheet) -> str:
-    """The table without a page around it; ids are prefixed by the table's own."""
+def fragment(sheet: Sheet, *, level: int = 1) -> str:
+    """The table without a page around it; its ids begin with the table's own.
+
+    Parameters
+    ----------
+    level : of the table's heading; its blocks are one below.
+    """
     notes = "".join(f"<li>{escape(note)}</li>" for note in sheet.notes)
-    parts = [f"<h1>{escape(sheet.title)}</h1>", f'<ul class="notes">{notes}</ul>']
-    parts += [_block(sheet, block) for block in sheet.blocks if not block.detail]
-    if details := [_block(sheet, block) for block in sheet.blocks if block.detail]:
+    parts = [f"<h{level}>{escape(sheet.title)}</h{level}>", f'<ul class="notes">{notes}</ul>']
+    parts += [_block(sheet, block, level + 1) for block in sheet.blocks if not block.detail]
+    if details := [_block(sheet, block, level + 1) for block in sheet.blocks if block.detail]:
         parts += ["<details>", "<summary>Further metrics</summary>", *details, "</details>"]
     if sheet.footnotes:
         items = "".join(
@@ -52,7 +57,7 @@ def fragment(sheet: Sheet) -> str:
     return "\n".join(parts)
 
 
-def _block(sheet: Sheet, block: Block) -> str:
+def _block(sheet: Sheet, block: Block, level: int) -> str:
     head = "".join(
         f'<th scope="col">{escape(heading)}{_marks(sheet, marks)}</th>'
         for heading, marks in zip(block.headings, block.heading_marks, strict=True)
@@ -67,7 +72,7 @@ def _block(sheet: Sheet, block: Block) -> str:
             cells = "".join(_entry(sheet, e) for e in line.entries)
             rows.append(f'<tr><th scope="row">{escape(line.label)}</th>{cells}</tr>')
     return (
-        f'<h2>{escape(block.title)}</h2>\n<div class="scroll"><table class="results">\n'
+        f'<h{level}>{escape(block.title)}</h{level}>\n<div class="scroll"><table class="results">\n'
         f"<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n"
         + "\n".join(rows)
         + "\n</tbody>\n</table></div>"

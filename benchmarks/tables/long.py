@@ -55,7 +55,7 @@ def _csv(columns: Iterable[str], lines: Iterable[Iterable]) -> str:
 
 
 def _field(value: object) -> object:
-    """Ten significant digits: more than any seed count supports, few enough to be equal everywhere."""
+    """Twelve significant digits: more than any seed count supports, few enough to be equal everywhere."""
     if not isinstance(value, float):
         return value
-    return "" if math.isnan(value) else f"{value:.10g}"
+    return "" if math.isnan(value) else f"{value:.12g}"

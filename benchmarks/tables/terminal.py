@@ -76,9 +76,8 @@ def _grid(table: Table, graded: list[Graded], selection: str):
         laid = entry(cell)
         shown = [f"[dim]{laid.ours.split(':')[0]}[/]" if laid.missing else laid.ours]
         if in_paper:
-            shown.append(
-                f"{laid.paper.split(' ')[0]} ({laid.difference or DASH})" if laid.paper else DASH
-            )
+            difference = f" ({laid.difference})" if laid.difference else ""
+            shown.append((laid.paper or DASH).split(" ")[0] + difference)
         name = f"{cell.refiner}, {cell.upstream}" if several else cell.refiner
         verdicts = " ".join(_verdict(g) for g in graded if _is_about(g, cell))
         grid.add_row(f"  {name}", *shown, verdicts)

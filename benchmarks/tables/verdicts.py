@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from benchmarks.paper import Claim, claims, is_saflex, paper_row, published
 from benchmarks.record import Record
 from benchmarks.tables.cells import Column, Row, Table, scale
-from benchmarks.tables.efficiency import overheads
+from benchmarks.tables.efficiency import matched_baseline, overheads
 from benchmarks.tables.statistics import Paired, holm, paired, verdict
 
 CSV_COLUMNS = [
@@ -109,7 +109,7 @@ def _grade(claim: Claim, table: Table, tables: list[Table], selection: str) -> I
             continue
         other = _find(baseline, claim.baseline.table or table.id, tables) or table
         if claim.kind == "time":
-            yield _time(claim, table, row, baseline)
+            yield _time(claim, table, row, matched_baseline(table, row))
             continue
         for column in table.columns:
             if claim.datasets == "all" or column.dataset in claim.datasets:
@@ -176,23 +176,28 @@ def _obstacle(
     subject: tuple[Table, Row], reference: tuple[Table, Row], column: Column, result: Paired
 ) -> str:
     """Say why two rows were not compared; empty if they were."""
-    recipes = set()
+    conditions, elsewhere = set(), subject[0].id != reference[0].id
     for table, row in (subject, reference):
         runs = table.runs.get((row, column.dataset))
         if not runs:
             missing = table.missing.get((row, column.dataset), "not part of this suite")
             return f"not run: {row.refiner}: {missing.removeprefix('not run: ')}"
-        recipes |= {_conditions(record) for record in runs.values()}
-    if len(recipes) > 1 and subject[0].id != reference[0].id:
-        tables = f"{subject[0].id} and {reference[0].id}"
-        return f"not run: tables {tables} train {column.dataset} by different recipes"
+        conditions |= {_conditions(record, elsewhere=elsewhere) for record in runs.values()}
+    if len(conditions) > 1:
+        rows = " and ".join(f"{r.refiner} (table {t.id})" for t, r in (subject, reference))
+        return f"not run: {rows} train {column.dataset} by different recipes"
     return "not run: no seed that both rows have" if result.n == 0 else ""
 
 
-def _conditions(record: Record) -> str:
-    """What must be equal for two runs of different tables to be paired."""
+def _conditions(record: Record, *, elsewhere: bool) -> str:
+    """What must be equal for two runs to be paired: data and epochs, across tables the whole recipe.
+
+    Within a table a row may have a learning rate of its own, by its method's recipe, but not more epochs.
+    """
     settings = record.spec.settings
-    return settings.model_dump_json(include={"dataset", "model", "recipe"})
+    if elsewhere:
+        return settings.model_dump_json(include={"dataset", "model", "recipe"})
+    return settings.model_dump_json(include={"dataset": True, "recipe": {"epochs"}})
 
 
 def _time(claim: Claim, table: Table, row: Row, baseline: Row) -> Graded:

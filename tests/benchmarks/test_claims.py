@@ -6,6 +6,7 @@ import csv
 import math
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -296,7 +297,9 @@ def test_a_baseline_of_another_table_is_found_and_paired():
 
 def test_rows_trained_by_different_recipes_are_not_paired_across_tables():
     line = _line(_medical(epochs=5), "saflex>soft-augmentation")
-    assert line.verdict == "not run: tables 1 and 7 train qsar by different recipes"
+    assert line.verdict == (
+        "not run: saflex (table 1) and soft-augmentation (table 7) train qsar by different recipes"
+    )
 
 
 def test_tables_that_the_paper_does_not_have_are_asked_the_same_questions():
@@ -304,3 +307,47 @@ def test_tables_that_the_paper_does_not_have_are_asked_the_same_questions():
     table = _table({"none": base, "upstream": base, "saflex": base}, identifier="demo-x")
     assert {g.claim.id for g in grade([table])} == {"saflex>upstream", "saflex>=none"}
     assert not any(applies(c, table) for c in claims() if c.source == "paper")
+
+
+def test_rows_trained_for_different_times_are_not_paired_within_a_table():
+    longer = _table({"saflex": {0: 0.9, 1: 0.93}}, epochs=20)
+    table = _table({"upstream": {0: 0.8, 1: 0.82}})
+    both = replace(table, rows=(*table.rows, *longer.rows), runs={**table.runs, **longer.runs})
+    assert "different recipes" in _line(grade([both]), "saflex>upstream").verdict
+
+
+def test_time_is_graded_against_the_papers_overhead():
+    """Twice the upstream's time is +100 %, 19 points above the paper's +81 %, in each of three seeds."""
+    table = _table({"upstream": {0: 0.8, 1: 0.81, 2: 0.8}, "saflex": {0: 0.9, 1: 0.9, 2: 0.9}})
+    wobble = {0: -0.02, 1: 0.0, 2: 0.02}
+    runs = {
+        (row, dataset): {
+            seed: record.model_copy(
+                update={
+                    "seconds": {
+                        "step": 10.0 if row.refiner == "upstream" else 20.0 + wobble[seed],
+                        "evaluate": 99.0,
+                    }
+                }
+            )
+            for seed, record in by_seed.items()
+        }
+        for (row, dataset), by_seed in table.runs.items()
+    }
+    line = _line(grade([replace(table, runs=runs)]), "saflex-time")
+    assert line.result.difference == pytest.approx(100 - 81)
+    assert line.verdict == "contradicted"
+
+
+def test_time_of_a_row_with_a_clean_batch_is_compared_at_equal_batches():
+    base = {0: 0.8, 1: 0.81}
+    table = _table({"upstream": base, "clean+aug": base, "saflex": base})
+    assert _line(grade([table]), "saflex-time").baseline.refiner == "upstream"
+    settings = next(iter(table.runs[table.rows[2], "qsar"].values())).spec.settings
+    mixed = settings.model_copy(update={"clean_share": 0.5})
+    runs = {
+        seed: r.model_copy(update={"spec": r.spec.model_copy(update={"settings": mixed})})
+        for seed, r in table.runs[table.rows[2], "qsar"].items()
+    }
+    with_clean = replace(table, runs={**table.runs, (table.rows[2], "qsar"): runs})
+    assert _line(grade([with_clean]), "saflex-time").baseline.refiner == "clean+aug"

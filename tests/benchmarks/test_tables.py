@@ -439,3 +439,15 @@ def test_summary_prints_numbers_paper_difference_and_verdict(suite):
 def test_unknown_suite_is_one_clear_line(tmp_path):
     with pytest.raises(BenchmarkError, match="unknown suite 'cpuu': did you mean 'cpu'"):
         build("cpuu", tmp_path)
+
+
+def test_a_row_that_trains_on_the_validation_data_is_named(suite):
+    table = suite.tables["2"]
+    row = suite.rows["clean+aug"].model_copy(update={"train_on": "train+validation"})
+    changed = suite.model_copy(
+        update={"tables": {"2": table}, "rows": {**suite.rows, "clean+aug": row}}
+    )
+    (with_note,) = tables(changed, GOLDEN / "results")
+    assert any(n.startswith("clean+aug: the validation data is part of") for n in with_note.notes)
+    (without,) = [t for t in tables(suite, GOLDEN / "results") if t.id == "2"]
+    assert not any("validation data is part of" in n for n in without.notes)

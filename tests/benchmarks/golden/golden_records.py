@@ -83,7 +83,7 @@ def make(spec: RunSpec) -> Record:
     last = {
         f"{split}/{name}": round(v, 6) for split, vs in metrics.items() for name, v in vs.items()
     }
-    best = {k: v + 0.001 if k.endswith(spec.metric) else v for k, v in last.items()} | {
+    best = {k: min(v + 0.001, 1.0) if k.endswith(spec.metric) else v for k, v in last.items()} | {
         "epoch": 2.0
     }
     return Record(
