@@ -138,7 +138,7 @@ def undisturbed(view: ModelView) -> Iterator[None]:
     Evaluation mode makes Pi deterministic and each sample's row its own (no batch statistics, no
     dropout). Modes, buffers, the random streams and a caller's autocast cache come back as they
     were. Gradients are off; float16 autocast is switched off because nobody scales the validation
-    loss here (bfloat16 stays).
+    loss here (bfloat16 stays for the validation gradient and the features of the last layer).
     """
     training = [m for m in view.modules if m.training]
     buffers = _BufferGuard(view.modules)
@@ -224,7 +224,11 @@ def forward_differentiable() -> Iterator[None]:
 
 @contextmanager
 def without_autocast(device_type: str) -> Iterator[None]:
-    """Full precision: a difference of two bfloat16 forwards has no digits left."""
+    """The parameters' own precision, for derivatives of logits.
+
+    A difference of two bfloat16 forwards has no digits left, and torch 2.14 does not cast the
+    tangents of convolutions under autocast.
+    """
     if not torch.is_autocast_enabled(device_type):
         yield
         return

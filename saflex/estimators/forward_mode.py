@@ -8,7 +8,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from saflex.errors import EstimatorError
-from saflex.forward import ModelView, forward_differentiable, logits_of
+from saflex.forward import ModelView, forward_differentiable, logits_of, without_autocast
 
 __all__ = ["derivative"]
 
@@ -22,7 +22,8 @@ def derivative(view: ModelView, x: Any, tangent: Mapping[str, Tensor]) -> tuple[
         If an operation of the model has no forward-mode formula.
     """
     params = [view.trainable[name] for name in tangent]
-    with forward_ad.dual_level(), forward_differentiable():
+    device = params[0].device.type
+    with forward_ad.dual_level(), forward_differentiable(), without_autocast(device):
         # detach() shares storage; its own tangent never reaches the loop's parameter.
         duals = [
             forward_ad.make_dual(p.detach(), v.to(p.dtype))
@@ -35,8 +36,9 @@ def derivative(view: ModelView, x: Any, tangent: Mapping[str, Tensor]) -> tuple[
             if "forward" not in str(error).lower():
                 raise
             raise EstimatorError(
-                f"forward-mode differentiation of {type(view.model).__name__} stopped at: {error}. Use "
-                "estimator='finite-difference' (any model) or 'last-layer'."
+                f"forward-mode differentiation of {type(view.model).__name__} stopped: "
+                f"{str(error).splitlines()[0]} Use estimator='finite-difference', which runs with "
+                "any model, or 'last-layer'."
             ) from error
         # Parameters the logits do not depend on leave no tangent.
         return primal, torch.zeros_like(primal) if slope is None else slope
