@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 import os
 import platform
 import resource
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import torch
 from benchmarks import record as records
 from benchmarks import registry
 from benchmarks.checkpoint import Checkpoint
-from benchmarks.data import Data
+from benchmarks.data import Data, Split
 from benchmarks.record import Record
 from benchmarks.source_hash import source_hash
 from benchmarks.spec import RunSpec
@@ -65,7 +67,7 @@ def execute(spec: RunSpec, *, device: str = "cpu", checkpoint: Checkpoint | None
     data: Data = registry.load("datasets", component.name)(
         component.name, seed=spec.seed, **component.settings
     ).to(device)
-    training = Training(spec, data)
+    training = training_class(spec)(spec, data)
     if checkpoint is not None:
         checkpoint.resume(training)
     status, error = "complete", ""
@@ -92,6 +94,14 @@ def execute(spec: RunSpec, *, device: str = "cpu", checkpoint: Checkpoint | None
         commit=_commit(),
         source=source_hash(spec),
     )
+
+
+def training_class(spec: RunSpec) -> type[Training]:
+    """Give the loop that a model is trained by: its module's ``TRAINING``, or the common one."""
+    name = spec.settings.model.name
+    registry.check("models", name)
+    module = importlib.import_module(registry.modules("models")[name])
+    return getattr(module, "TRAINING", Training)
 
 
 def up_to_date(spec: RunSpec, results: Path) -> Record | None:
@@ -128,7 +138,11 @@ class _stop_on_sigterm:
 
 def _describe(data: Data) -> dict:
     return {
-        "rows": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},
+        "rows": {
+            field.name: len(getattr(data, field.name))
+            for field in fields(data)
+            if field.name != "extra" and isinstance(getattr(data, field.name), Split)
+        },
         "classes": data.num_classes,
         "notes": list(data.notes),
         "provenance": data.provenance,
@@ -138,8 +152,13 @@ def _describe(data: Data) -> dict:
 def _outcome(record: Record) -> str:
     if record.status == "failed":
         return f"failed: {record.error}"
-    value = record.metrics["last"].get(f"test/{record.spec.metric}", float("nan"))
-    return f"test {record.spec.metric} {100 * value:.2f} in {record.seconds['total']:.1f} s"
+    metric = record.spec.metric
+    shown = [
+        f"{name.removesuffix('/' + metric)} {metric} {100 * value:.2f}"
+        for name, value in record.metrics["last"].items()
+        if name.endswith(f"test/{metric}") and name.count("/") == 1
+    ]
+    return f"{', '.join(shown)} in {record.seconds['total']:.1f} s"
 
 
 def _now() -> str:
