@@ -1,0 +1,134 @@
+"""Command line of generation: ``python -m benchmarks.generate make|sheet|cost``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks import registry
+from benchmarks.datasets.image_files import Index
+from benchmarks.errors import BenchmarkError, UnknownName
+
+app = typer.Typer(help="Generated images for Table 3.", no_args_is_help=True, add_completion=False)
+
+Dataset = Annotated[str, typer.Option("--dataset", "-d", help="cub or iwildcam-subset")]
+Images = Annotated[
+    str,
+    typer.Option(
+        "--images",
+        "-i",
+        help="text2img, instructpix2pix, img2img, img2img-finetuned; stand-in, randaugment-views",
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="folder of a diffusers pipeline; default: local copy or the hub")
+]
+Device = Annotated[str, typer.Option(help="cuda, cuda:1 or cpu")]
+Steps = Annotated[int | None, typer.Option(help="fewer denoising steps than the protocol's")]
+
+
+@app.command()
+def make(
+    dataset: Dataset,
+    images: Images,
+    weights: Weights = None,
+    device: Device = "cuda",
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
+    batch_size: Annotated[int, typer.Option(help="images at once")] = 8,
+    size: Annotated[int, typer.Option(help="pixels; smaller only for tests")] = 512,
+    steps: Steps = None,
+    finetuning_steps: Annotated[int, typer.Option(help="img2img-finetuned only")] = 4000,
+) -> None:
+    """Make what is missing of a set; interrupted at any point, the same command goes on."""
+    from benchmarks.generate.make import make as make_set
+
+    index = _index(dataset)
+    if (generator := _stand_ins().get(images)) is None:
+        settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "size": size}
+        generator = _diffusion(images, index, weights, settings, steps, finetuning_steps)
+    make_set(index, images, generator)
+
+
+@app.command()
+def sheet(dataset: Dataset, images: Images, out: Annotated[Path | None, typer.Option()] = None):
+    """Write a contact sheet of a finished set: sources beside generated images."""
+    from benchmarks.generate import manifest as manifests
+    from benchmarks.generate import sheets
+
+    place = manifests.location(dataset, images)
+    page = sheets.source_and_generated(manifests.read(place), place, _index(dataset))
+    print(sheets.save(page, out or place.folder / "sheet.jpg"))
+
+
+@app.command()
+def cost(suite: Annotated[str, typer.Option("--suite", "-s")] = "paper") -> None:
+    """Say what the generated sets of a suite take, and what is missing for them here."""
+    from benchmarks import suite as suites
+    from benchmarks.generate import cost as costs
+
+    specs = suites.plan(suites.load(suite))
+    for own in costs.estimate(specs):
+        print(
+            f"{own.dataset}/{own.name}: {own.images:,} images, {own.gpu_hours:.1f} GPU hours "
+            f"(assumed rate), {own.download_gigabytes:.1f} GB of weights to download, "
+            f"{own.disk_gigabytes:.1f} GB on disk"
+        )
+    for line in costs.missing(specs):
+        print(f"missing: {line}")
+
+
+def _index(dataset: str) -> Index:
+    registry.check("datasets", dataset)
+    module = importlib.import_module(registry.modules("datasets")[dataset])
+    if not hasattr(module, "index"):
+        raise BenchmarkError(f"{dataset} is no folder of images: nothing can be generated from it")
+    return module.index()
+
+
+def _stand_ins() -> dict[str, Any]:
+    from benchmarks.generate.stand_in import RandAugmentViews, StandIn
+
+    return {"stand-in": StandIn(), "randaugment-views": RandAugmentViews()}
+
+
+def _diffusion(
+    images: str,
+    index: Index,
+    given: Path | None,
+    settings: dict[str, Any],
+    steps: int | None,
+    finetuning_steps: int,
+) -> Any:
+    from benchmarks.generate import pipelines, weights
+    from benchmarks.generate.cost import DIFFUSION
+
+    if images not in DIFFUSION:
+        raise UnknownName("set of images", images, [*DIFFUSION, *_stand_ins()])
+    chosen = pipelines.recipe(images, index.name)
+    folder = weights.folder(chosen.weights, given)
+    adapter = None
+    if chosen.finetuned:
+        from benchmarks.generate.finetune import FineTuning, finetune
+
+        tuning = FineTuning(steps=finetuning_steps, size=settings["size"])
+        adapter = finetune(index, folder, tuning, device=settings["device"])
+    call = {} if steps is None else {"num_inference_steps": steps}
+    return pipelines.Diffusion(recipe=chosen, folder=folder, adapter=adapter, call=call, **settings)
+
+
+def main() -> None:
+    """Run the command line; an error a user can act on is one clear line and exit status 2."""
+    try:
+        app()
+    except BenchmarkError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
