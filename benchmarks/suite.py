@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,9 @@ from pydantic import Field, ValidationError, field_validator
 from benchmarks import registry
 from benchmarks.errors import BenchmarkError, suggestion
 from benchmarks.spec import Component, Frozen, Name, Recipe, RunSpec, Settings
+from saflex.settings import SaflexSettings
 
+SAFLEX_FORMS = ("saflex", "saflex-printed", "saflex-derived", "weights-only")
 SUITES = Path(str(files("benchmarks"))) / "suites"
 
 
@@ -265,8 +268,11 @@ def _unknown_names(suite: Suite):
         yield from _check(f"rows.{name}.refiner", "refiners", row.refiner)
         if row.upstream:
             yield from _check(f"rows.{name}.upstream", "upstream", row.upstream)
+        if row.refiner in SAFLEX_FORMS:
+            yield from _unknown_settings(f"rows.{name}.settings", row.settings)
     for identifier, table in suite.tables.items():
         at = f"tables.{identifier}"
+        yield from _unknown_settings(f"{at}.saflex", table.saflex)
         for field, family in (
             ("datasets", "datasets"),
             ("backbones", "models"),
@@ -279,6 +285,13 @@ def _unknown_names(suite: Suite):
                 yield f"{at}.rows: unknown row {name!r}: {suggestion(name, rows)}"
         for number, override in enumerate(table.overrides):
             yield from _check_override(f"{at}.overrides.{number}", table, override)
+
+
+def _unknown_settings(at: str, settings: dict[str, Any]):
+    known = [field.name for field in fields(SaflexSettings)]
+    for name in settings:
+        if name not in known:
+            yield f"{at}: unknown setting {name!r}: {suggestion(name, known)}"
 
 
 def _check_override(at: str, table: TableSpec, override: Override):
