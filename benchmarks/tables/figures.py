@@ -165,7 +165,12 @@ def curves(
             if i == len(datasets) - 1:
                 axes.set_xlabel("epoch")
         if all(name.endswith("/nll") for name in names):
-            _share_scale(panels[i], [p for (d, _, _), p in drawn.items() if d == dataset])
+            fair = [
+                points
+                for (d, name, row), points in drawn.items()
+                if d == dataset and not (name.startswith("val/") and _saw_validation(table, row))
+            ]
+            _share_scale(panels[i], fair)
     handles = [
         panels[0, 0].plot([], [], "-", color=_color(r, refiners), label=r)[0] for r in refiners
     ]
@@ -221,16 +226,22 @@ def _band(axes, points: tuple[np.ndarray, np.ndarray, np.ndarray], color: str) -
     axes.plot(x, mean, color=color, lw=1.2, marker="o" if len(x) == 1 else "")
 
 
+def _saw_validation(table: Table, row: Row) -> bool:
+    """Whether a row trains on the validation data; its NLL there falls to 0 and would set the scale."""
+    records = (r for (place, _), runs in table.runs.items() if place == row for r in runs.values())
+    return any(record.spec.settings.train_on == "train+validation" for record in records)
+
+
 def _share_scale(axes: Sequence, drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
     """One scale for validation and test: the gap between them is what the figure is for."""
-    means = np.concatenate([mean for _, mean, _ in drawn])
+    means = np.concatenate([np.zeros(0), *(mean for _, mean, _ in drawn)])
     means = means[means > 0]
     low, high = (means.min(), means.max()) if len(means) else (0.1, 1.0)
     logarithmic = high > 8 * low
     for panel in axes:
         if logarithmic:
             panel.set_yscale("log")
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_ylim(low / 1.2, high * 1.2)

@@ -22,6 +22,8 @@ table.results td { white-space: nowrap; }
 table.results td.missing { color: #656d76; font-style: italic; font-size: .82rem; white-space: normal;
   max-width: 11rem; }
 .paper { color: #656d76; font-size: .82rem; font-style: normal; display: block; white-space: nowrap; }
+sup { line-height: 0; font-size: .72em; margin-left: .1em; }
+sup a { color: #0969da; text-decoration: none; }
 .notes { color: #424a53; font-size: .88rem; max-width: 60rem; }
 """.strip()
 

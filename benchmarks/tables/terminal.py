@@ -16,12 +16,11 @@ MARKS = {
     "reproduced": "[green]✓[/]",
     "contradicted": "[red]✗[/]",
     "undecided": "[yellow]?[/]",
-    "not run": f"[dim]{DASH}[/]",
 }
 
 
 def summary(suite: Suite | str, results: Path, *, selection: str = "last", console=None) -> None:
-    """Print each table of a suite, one line for each planned cell.
+    """Print each table of a suite, one line for each cell that has a result or failed.
 
     Parameters
     ----------
@@ -39,12 +38,13 @@ def summary(suite: Suite | str, results: Path, *, selection: str = "last", conso
         title = f"Table {table.id}: {table.title}" if table.title else f"Table {table.id}"
         console.print(f"\n[bold]{title}[/]")
         console.print(_grid(table, mine, selection))
-        if absent := _only_in_paper(table, selection):
-            console.print(f"[dim]{absent} published cells are not part of this suite.[/]")
+        for count, what in _not_shown(table, selection):
+            if count:
+                console.print(f"[dim]{count} {what}.[/]")
     console.print(
-        f"\nMean ± standard deviation (n), {SELECTION_NAMES[selection]}. Paired difference to the row "
-        "named: ✓ claim reproduced, ✗ contradicted, ? undecided (the 95 % interval crosses 0), "
-        f"{DASH} not run."
+        f"\nMean ± standard deviation (n), {SELECTION_NAMES[selection]}. Claims, by the paired difference "
+        "to the row named: ✓ better, as claimed, ✗ contradicted, ? undecided (the 95 % interval crosses 0); "
+        "'<' where the claim is that it is worse."
     )
 
 
@@ -52,13 +52,7 @@ def _grid(table: Table, graded: list[Graded], selection: str):
     from rich import box
     from rich.table import Table as Grid
 
-    cells = [
-        cell
-        for cell in table.cells
-        if cell.selection == selection
-        and cell.metric == table.metric_of[cell.dataset]
-        and cell.planned
-    ]
+    cells = [c for c in _primary(table, selection) if c.n or c.status.startswith("failed")]
     in_paper = any(not math.isnan(cell.paper_mean) for cell in cells)
     several = len({cell.upstream for cell in cells if cell.upstream != "none"}) > 1
     grid = Grid(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
@@ -79,8 +73,7 @@ def _grid(table: Table, graded: list[Graded], selection: str):
             difference = f" ({laid.difference})" if laid.difference else ""
             shown.append((laid.paper or DASH).split(" ")[0] + difference)
         name = f"{cell.refiner}, {cell.upstream}" if several else cell.refiner
-        verdicts = " ".join(_verdict(g) for g in graded if _is_about(g, cell))
-        grid.add_row(f"  {name}", *shown, verdicts)
+        grid.add_row(f"  {name}", *shown, _verdicts([g for g in graded if _is_about(g, cell)]))
     return grid
 
 
@@ -94,13 +87,33 @@ def _is_about(line: Graded, cell: Cell) -> bool:
     return tuple(line.row) == row and tuple(line.column) == (cell.dataset, cell.split)
 
 
-def _verdict(line: Graded) -> str:
-    """A mark and what the row is compared with, such as ``✓>upstream``."""
-    return f"{MARKS[kind(line)]}{line.claim.direction}{line.baseline.refiner}"
+def _verdicts(graded: list[Graded]) -> str:
+    """Marks with the rows compared with, such as ``✓ upstream, none ✗ clean+aug``."""
+    parts = []
+    for verdict, mark in MARKS.items():
+        names = [
+            f"{'<' if g.claim.direction == '<' else ''}{g.baseline.refiner}"
+            for g in graded
+            if kind(g) == verdict
+        ]
+        parts += [f"{mark} {', '.join(names)}"] if names else []
+    return " ".join(parts)
 
 
-def _only_in_paper(table: Table, selection: str) -> int:
-    return sum(
-        cell.planned == 0 and not math.isnan(cell.paper_mean) and cell.selection == selection
-        for cell in table.cells
-    )
+def _primary(table: Table, selection: str) -> list[Cell]:
+    return [
+        c
+        for c in table.cells
+        if c.selection == selection and c.metric == table.metric_of[c.dataset]
+    ]
+
+
+def _not_shown(table: Table, selection: str) -> list[tuple[int, str]]:
+    """How many cells the terminal leaves out; the files have them all, with reasons."""
+    cells = _primary(table, selection)
+    waiting = [c for c in cells if c.planned and not c.n and not c.status.startswith("failed")]
+    absent = [c for c in cells if not c.planned and not math.isnan(c.paper_mean)]
+    return [
+        (len(waiting), "planned cells have no record yet"),
+        (len(absent), "published cells are not run by this suite, the table says why"),
+    ]

@@ -430,7 +430,7 @@ def test_summary_prints_numbers_paper_difference_and_verdict(suite):
     console = Console(record=True, width=100, file=io.StringIO())
     summary(suite, GOLDEN / "results", console=console)
     text = console.export_text()
-    assert re.search(r"saflex +93\.27 ± 0\.34 \(3\) +92\.69 \(\+0\.58\) +✓>upstream", text)
+    assert re.search(r"saflex +93\.27 ± 0\.34 \(3\) +92\.69 \(\+0\.58\) +✓ upstream", text)
     assert "saflex-printed" in text
     assert "failed" in text
     assert "digits, mlp, accuracy" in text
