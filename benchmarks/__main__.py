@@ -86,7 +86,7 @@ def fetch(
         wanted += sorted({spec.settings.dataset.name for spec in specs})
     if not wanted:
         raise BenchmarkError("nothing to fetch: name a --dataset or a --suite")
-    fetching.fetch(wanted)
+    fetching.fetch(wanted, complete=complete)
 
 
 @app.command()
@@ -126,6 +126,38 @@ def run(
 
 
 @app.command()
+def inspect(
+    bundle: Annotated[
+        str,
+        typer.Option("--bundle", "-b", help="such as table1/bloodmnist/resnet-small/mixup/saflex"),
+    ],
+    suite: SuiteName = "demo",
+    epoch: Annotated[
+        list[int] | None, typer.Option(help="again for each; default: 1 and the last")
+    ] = None,
+    seed: int = 0,
+    results: Results = None,
+) -> None:
+    """Train a run and draw what its refiner made of augmented images at chosen epochs."""
+    from benchmarks import suite as suites
+    from benchmarks.errors import UnknownName
+
+    loaded = suites.load(suite)
+    bundles = suites.bundles(suites.plan(loaded))
+    if bundle not in bundles:
+        raise UnknownName("bundle", bundle, bundles)
+    from benchmarks import inspect_samples
+
+    planned = {spec.seed: spec for spec in bundles[bundle]}
+    if seed not in planned:
+        raise BenchmarkError(f"{bundle} has seeds {sorted(planned)}, not {seed}")
+    spec = planned[seed]
+    epochs = epoch or [1, spec.settings.recipe.epochs]
+    for path in inspect_samples.inspect(spec, _folder(loaded.name, results), epochs=epochs):
+        print(path)
+
+
+@app.command()
 def tables(suite: SuiteName = "demo", results: Results = None) -> None:
     """Rebuild tables, claims and figures from the records."""
     from benchmarks import suite as suites
@@ -134,6 +166,11 @@ def tables(suite: SuiteName = "demo", results: Results = None) -> None:
     loaded = suites.load(suite)
     folder = _folder(loaded.name, results)
     written = building.build(loaded, folder)
+    if "2" in loaded.tables:
+        from benchmarks.tables import table5
+
+        table5.record_descriptions(folder)
+        written += table5.write(folder / "tables", folder)
     building.summary(loaded, folder)
     print(f"{len(written)} files under {folder / 'tables'} and {folder / 'figures'}")
 
