@@ -29,7 +29,7 @@ ARCHIVE = Source(
     checksum="md5:97eceeb196236b17998738112f37df78",
     size=1_150_585_339,
 )
-SOURCES = {"cub": (FOLDER, ARCHIVE), "cub-features": (FOLDER, ARCHIVE)}
+SOURCES = {"cub": (ARCHIVE, FOLDER), "cub-features": (ARCHIVE, FOLDER)}
 
 
 def prepare(image: Image.Image) -> np.ndarray:
@@ -44,9 +44,7 @@ def index() -> Index:
     With all 200 classes that is 4,994 / 1,000 / 5,794. The held-out images are ALIA's "extra" set
     and, here, the validation set too; ALIA validated on the test set.
     """
-    found = sources.locate_any((FOLDER, ARCHIVE), "cub")
-    unpacked = found.source is FOLDER
-    root = found.path.parent if unpacked else image_files.unpacked(found.path, "CUB_200_2011")
+    root = _root()
     files = _table(root / "images.txt")
     label = {key: int(value) for key, value in _table(root / "image_class_labels.txt").items()}
     training = {k for k, v in _table(root / "train_test_split.txt").items() if v == "1"}
@@ -102,6 +100,14 @@ def load_features(name: str, *, seed: int, trunk: str = "efficientnet-lite0") ->
     from benchmarks.datasets import frozen_features
 
     return frozen_features.encoded(load(name, seed=seed), trunk)
+
+
+def _root() -> Path:
+    """Folder of the published layout: as it lies there, or unpacked from the archive."""
+    if sources.find(FOLDER):
+        return sources.locate(FOLDER).parent
+    found = sources.locate_any((ARCHIVE,), "cub")
+    return image_files.unpacked(found.path, "CUB_200_2011")
 
 
 def _table(path: Path) -> dict[str, str]:
