@@ -75,6 +75,9 @@ def fetch(
     suite: Annotated[
         str | None, typer.Option("--suite", "-s", help="all of a suite's sets")
     ] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="not content with a part of a set at hand")
+    ] = False,
 ) -> None:
     """Download and verify data sets; SAFLEX_DATA names a local folder that is looked in first."""
     from benchmarks import fetch as fetching
