@@ -19,6 +19,7 @@ SUITE = suites.load(config["suite"])
 BUNDLES = suites.bundles(suites.plan(SUITE))
 FIRST = {bundle: specs[0] for bundle, specs in BUNDLES.items()}
 COST = cost.per_bundle(SUITE)
+TRACK = str(config["track"]).lower() not in {"false", "no", "0"}
 RESULTS = config["results"] or f"results/{SUITE.name}"
 
 # `python` in a rule is the one that runs this, unless `--sdm conda` puts another before it.
@@ -36,5 +37,5 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/done/tables",
-        f"{RESULTS}/done/track" if config["track"] else [],
+        f"{RESULTS}/done/track" if TRACK else [],
     localrule: True
