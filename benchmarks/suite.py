@@ -47,6 +47,7 @@ class Override(Frozen):
     dataset: dict[str, Any] = {}
     model: dict[str, Any] = {}
     refiner: dict[str, Any] = {}
+    clean_share: float | None = Field(None, ge=0, le=1)
     seeds: int | None = Field(None, ge=1)
     skip: str | None = Field(None, description="do not run the matching cells, and why")
     reduced: str = ""
@@ -201,12 +202,14 @@ def _plan_cell(suite: Suite, identifier: str, cell: dict[str, str], entries: tup
     if row.refiner.startswith("saflex"):
         refiner = {**table.saflex, **refiner}
     seeds, reduced = table.seeds or suite.seeds, [table.reduced] if table.reduced else []
+    clean_share = row.clean_share
     for change in changes:
         recipe.update(change.recipe)
         dataset.update(change.dataset)
         model.update(change.model)
         refiner.update(change.refiner)
         seeds = change.seeds or seeds
+        clean_share = clean_share if change.clean_share is None else change.clean_share
         reduced += [change.reduced] if change.reduced else []
     settings = Settings(
         dataset=Component(name=data_entry.name or cell["dataset"], settings=dataset),
@@ -216,7 +219,7 @@ def _plan_cell(suite: Suite, identifier: str, cell: dict[str, str], entries: tup
         ),
         refiner=Component(name=row.refiner, settings=refiner),
         recipe=Recipe.model_validate(recipe),
-        clean_share=row.clean_share,
+        clean_share=clean_share,
         train_on=row.train_on,
         replicas=table.replicas,
     )
