@@ -166,6 +166,7 @@ def training_steps(spec: RunSpec) -> int:
     """Number of optimiser steps of one run: epochs x ceil(training rows / batch size)."""
     size = _of("datasets", spec.settings.dataset.name)
     rows = size.get("train", round(size["rows"] * _rates()["train_share"]))
+    rows = min(rows, spec.settings.dataset.settings.get("limit") or rows)
     recipe = spec.settings.recipe
     return recipe.epochs * math.ceil(rows / recipe.batch_size)
 
