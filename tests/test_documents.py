@@ -1,0 +1,74 @@
+"""What README and CONTRIBUTING show is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parent.parent
+
+
+def code_blocks(name: str, language: str) -> list[str]:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_three_lines_of_the_readme_train_a_model():
+    torch.manual_seed(0)
+    y = torch.arange(64) % 3
+    x = torch.randn(64, 4) + 3 * torch.eye(4)[y]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=16)
+    model = nn.Linear(4, 3)
+    before = nn.functional.cross_entropy(model(x), y).item()
+    (block,) = code_blocks("README.md", "python")
+    names = {
+        "model": model,
+        "loader": loader,
+        "validation_loader": loader,
+        "augment": lambda x, y: (x + 0.1, y),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.5),
+    }
+    exec(block, names)
+    assert nn.functional.cross_entropy(model(x), y).item() < before
+
+
+def test_the_refiner_of_contributing_is_a_refiner():
+    import sys
+
+    sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+    from small_runs import blobs, spec
+
+    from benchmarks import registry
+    from benchmarks.train import Training
+
+    (block,) = code_blocks("CONTRIBUTING.md", "python")
+    names = {"__name__": "benchmarks.refiners.example"}
+    exec(block, names)
+    training = Training(spec(), blobs())
+    refiner = names["RandomWeights"](training.refiner.context)
+    training.refiner = refiner
+    training.run()
+    weights = training.seen[1].w
+    assert weights.sum().item() == pytest.approx(1)
+    assert weights.std() > 0
+    registry._registered.pop(("refiners", "random-weights"))
+
+
+def test_every_command_of_the_readme_exists():
+    from typer.testing import CliRunner
+
+    from benchmarks.__main__ import app
+
+    commands = re.findall(r"python -m benchmarks ((?:[a-z]+ ?)+)", (ROOT / "README.md").read_text())
+    assert commands
+    for command in commands:
+        assert CliRunner().invoke(app, [*command.split(), "--help"]).exit_code == 0, command
+
+
+def test_files_that_the_readme_links_to_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
