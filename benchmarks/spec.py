@@ -68,7 +68,9 @@ class RunSpec(Frozen):
     def key(self) -> str:
         # Defaults are left out: a field added later leaves old keys alone. So a default, once
         # released, never changes its value.
-        content = self.model_dump(mode="json", exclude_defaults=True)
+        # The suite's name and the note on what was reduced decide no result: a record may move to
+        # another suite that plans the same run.
+        content = self.model_dump(mode="json", exclude_defaults=True, exclude={"suite", "reduced"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
