@@ -5,11 +5,14 @@ Everything that touches the model goes through the two contexts here: `undisturb
 `ModelView.substituted`.
 """
 
+import functools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -208,6 +211,22 @@ class _BufferGuard:
             if buffer._version != version:
                 with torch.no_grad():
                     buffer.copy_(copy)
+
+
+@contextmanager
+def dual_numbers() -> Iterator[None]:
+    """A level of forward-mode differentiation."""
+    with forward_ad.dual_level():
+        _load_forward_formulas()
+        yield
+
+
+@functools.cache
+def _load_forward_formulas() -> None:
+    # The first dual number of a process makes torch 2.14 warn of its own use of torch.jit.script.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
 
 
 @contextmanager

@@ -8,7 +8,13 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from saflex.errors import EstimatorError
-from saflex.forward import ModelView, forward_differentiable, logits_of, without_autocast
+from saflex.forward import (
+    ModelView,
+    dual_numbers,
+    forward_differentiable,
+    logits_of,
+    without_autocast,
+)
 
 __all__ = ["derivative"]
 
@@ -23,7 +29,7 @@ def derivative(view: ModelView, x: Any, tangent: Mapping[str, Tensor]) -> tuple[
     """
     params = [view.trainable[name] for name in tangent]
     device = params[0].device.type
-    with forward_ad.dual_level(), forward_differentiable(), without_autocast(device):
+    with dual_numbers(), forward_differentiable(), without_autocast(device):
         # detach() shares storage; its own tangent never reaches the loop's parameter.
         duals = [
             forward_ad.make_dual(p.detach(), v.to(p.dtype))

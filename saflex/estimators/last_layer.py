@@ -12,7 +12,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from saflex.errors import EstimatorError
-from saflex.forward import ModelView, logits_of, undisturbed
+from saflex.forward import ModelView, dual_numbers, logits_of, undisturbed
 from saflex.gradient import Loss, Tangent, mean_cross_entropy
 
 __all__ = ["classifier_gradient", "classifier_name", "derivative"]
@@ -91,7 +91,7 @@ def derivative(
     if isinstance(layer, nn.Linear):
         return logits, _linear_derivative(features, direction, f"{classifier}.")
     moving = [params[name] for name in direction]
-    with forward_ad.dual_level():
+    with dual_numbers():
         duals = [
             forward_ad.make_dual(p.detach(), v)
             for p, v in zip(moving, direction.values(), strict=True)

@@ -77,6 +77,24 @@ def test_compiled_models_are_refined_as_their_originals(how):
     torch.compiler.reset()
 
 
+def test_refining_never_compiles_anything():
+    compilations = []
+
+    def backend(graph, _):
+        compilations.append(1)
+        return graph.forward
+
+    model = mlp()
+    model[0] = torch.compile(model[0], backend=backend)
+    refine = Saflex(model, validation=(XV, YV))
+    for _ in range(2):
+        refine(X, Y)
+    assert not compilations
+    model(X)
+    assert compilations, "the training step itself is compiled"
+    torch.compiler.reset()
+
+
 # Distributed
 
 

@@ -31,6 +31,21 @@ def test_the_library_brings_in_torch_only():
     assert new - sys.stdlib_module_names == {"saflex"}
 
 
+def test_a_first_refinement_warns_of_nothing():
+    statement = (
+        "import torch, saflex; m = torch.nn.Linear(3, 2); d = (torch.ones(4, 3), torch.arange(4) % 2); "
+        "saflex.Saflex(m, validation=d)(*d)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-c", statement],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+
+
 def test_every_public_name_resolves_and_unknown_ones_say_what_there_is():
     assert set(saflex.__all__) == set(saflex._HOME)
     for name in saflex.__all__:

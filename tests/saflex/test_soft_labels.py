@@ -88,6 +88,9 @@ def test_scales_make_labels_blind_to_the_size_of_pi(lead, batch, classes, factor
             one, scaled_products(pi * factor, scale=scale, probabilities=p), rtol=1e-6, atol=1e-9
         )
     torch.testing.assert_close(scaled_products(pi, scale=4.0), pi / 4)
+    entries = scaled_products(pi, scale="batch-std").flatten(-2)
+    spread = (entries - entries.mean(-1, keepdim=True)).square().mean(-1)
+    torch.testing.assert_close(spread, torch.ones_like(spread))
 
 
 def test_cosine_is_the_cosine_of_logit_gradients():
