@@ -77,6 +77,8 @@ def test_keys_are_distinct_stable_and_ignore_defaults(tmp_path):
     assert len({s.key for s in specs}) == len(specs)
     again = type(specs[0]).model_validate_json(specs[0].model_dump_json())
     assert again.key == specs[0].key
+    moved = type(again).model_validate(again.model_dump() | {"suite": "other", "reduced": "note"})
+    assert moved.key == again.key
     spelled_out = written(tmp_path, recipe={"epochs": 4, "lr": 1e-3})
     assert suites.plan(suites.load(spelled_out))[0].key == specs[0].key
 
