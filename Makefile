@@ -8,6 +8,15 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 SNAKEMAKE  := $(ONE_THREAD) $(BIN)/snakemake --profile profiles/default
 DEFAULT_TESTS := not slow and not network and not gpu and not system
 
+define where
+	@cat results/$(1)/logs/tables.log
+	@printf '\n%s\n' \
+	  "tables     results/$(1)/tables" \
+	  "figures    results/$(1)/figures" \
+	  "records    results/$(1)/records" \
+	  "dashboard  $(BIN)/python -m benchmarks track ui --suite $(1)"
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help demo cpu cost test test-all test-system lint format clean
 
@@ -28,12 +37,12 @@ $(READY): requirements.lock
 
 demo: $(READY) ## data that ships with scikit-learn -> table, figures, dashboard (minutes)
 	@$(SNAKEMAKE) --config suite=demo
-	@$(BIN)/python -m benchmarks where --suite demo
+	$(call where,demo)
 
 cpu: $(READY) ## the real data at hand on two cores, ten seeds (`make cost` says how long)
 	@$(BIN)/python -m benchmarks cost --suite cpu
 	@$(SNAKEMAKE) --config suite=cpu
-	@$(BIN)/python -m benchmarks where --suite cpu
+	$(call where,cpu)
 
 cost: $(READY) ## what the cpu suite will take
 	@$(BIN)/python -m benchmarks cost --suite cpu

@@ -239,7 +239,9 @@ def track_check(
     from benchmarks import suite as suites
     from benchmarks import tracking
 
-    raise typer.Exit(tracking.check(_folder(suites.load(suite).name, results), uri))
+    loaded = suites.load(suite)
+    planned = {spec.key for spec in suites.plan(loaded)}
+    raise typer.Exit(tracking.check(_folder(loaded.name, results), uri, planned=planned))
 
 
 def _folder(suite: str, results: Path | None) -> Path:

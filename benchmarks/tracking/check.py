@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,19 @@ RELATIVE = 1e-9
 CELL = ("table", "dataset", "backbone", "upstream", "refiner")
 
 
-def check(results: Path, uri: str | None = None, *, say: Callable[[str], None] = print) -> int:
+def check(
+    results: Path,
+    uri: str | None = None,
+    *,
+    planned: set[str] | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
     """Compare the store's means and counts with every table's CSV; 0 if all agree, else 1.
+
+    Parameters
+    ----------
+    planned : keys of the suite's plan; runs of other settings, left from an earlier form of the
+        suite, are in the store and in no table. Default: every run counts.
 
     Raises
     ------
@@ -35,7 +47,7 @@ def check(results: Path, uri: str | None = None, *, say: Callable[[str], None] =
     if not cells:
         raise BenchmarkError(f"no table in {results / 'tables'}: run `tables` first")
     suites = {record.spec.suite for record in records.load_all(results)}
-    found = _runs_by_cell(uri, suites)
+    found = _runs_by_cell(uri, suites, planned)
     differing = [line for cell in cells if (line := _compare(cell, found))]
     for line in differing:
         say(f"differ: {line}")
@@ -52,13 +64,16 @@ def _cells(results: Path):
                 yield from rows
 
 
-def _runs_by_cell(uri: str, suites: set[str]) -> dict[tuple[str, ...], list[Run]]:
+def _runs_by_cell(
+    uri: str, suites: set[str], planned: set[str] | None
+) -> dict[tuple[str, ...], list[Run]]:
     found: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     client = store.client(uri)
     for experiment in client.search_experiments():
         for run in all_runs(client, experiment.experiment_id):
             tags = run.data.tags
-            if runs.DIGEST in tags and runs.BUNDLE in tags and tags["suite"] in suites:
+            of_these = runs.DIGEST in tags and runs.BUNDLE in tags and tags["suite"] in suites
+            if of_these and (planned is None or tags[runs.KEY] in planned):
                 found[tuple(tags[name] for name in CELL)].append(run)
     return found
 
@@ -67,7 +82,7 @@ def _compare(cell: dict[str, str], found: dict[tuple[str, ...], list[Run]]) -> s
     """Say how a cell differs; empty where it agrees."""
     name = f"{cell['selection']}/{cell['split']}/{cell['metric']}"
     values = [
-        run.data.metrics[name] * scale(cell["metric"])
+        _number(run.data.metrics[name]) * scale(cell["metric"])
         for run in found.get(tuple(cell[part] for part in CELL), [])
         if run.data.tags["status"] == "complete"
         and not math.isnan(run.data.metrics.get(name, math.nan))
@@ -80,6 +95,11 @@ def _compare(cell: dict[str, str], found: dict[tuple[str, ...], list[Run]]) -> s
         if not math.isclose(ours, printed, rel_tol=RELATIVE, abs_tol=_rounding(cell["mean"])):
             return f"{where}: {ours!r} in the store, {cell['mean']} in the table"
     return ""
+
+
+def _number(value: float) -> float:
+    """Undo MLflow's storing of infinity as the largest number there is."""
+    return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
 
 
 def _rounding(text: str) -> float:

@@ -26,7 +26,7 @@ def sync(
 ) -> int:
     """Bring a table's summary run up to date; 1 if it was made or replaced, 0 if nothing changed."""
     spec = records[0].spec
-    table = spec.bundle.split("/")[0]
+    table = f"table{spec.table}"
     files = artifacts(results, table)
     if not files:
         return 0
