@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize, resized_crop
 
 from benchmarks.contrastive.crops import crop_box
 from benchmarks.datasets.image_files import decoded
@@ -80,16 +82,11 @@ class ImageFiles:
         return rows.permute(0, 3, 1, 2).contiguous().to(self.device)
 
     def _centre(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        short = min(width, height)
-        left, top = (width - short) / 2, (height - short) / 2
-        box = (left, top, left + short, top + short)
-        return image.resize((self.side, self.side), Image.Resampling.BICUBIC, box=box)
+        return center_crop(resize(image, self.side, InterpolationMode.BICUBIC), self.side)
 
     def _cropped(self, image: Image.Image, draws: Tensor) -> Image.Image:
-        top, left, height, width = crop_box(image.height, image.width, draws)
-        box = (left, top, left + width, top + height)
-        return image.resize((self.side, self.side), Image.Resampling.BICUBIC, box=box)
+        box = crop_box(image.height, image.width, draws)
+        return resized_crop(image, *box, [self.side, self.side], InterpolationMode.BICUBIC)
 
 
 @cache

@@ -30,6 +30,7 @@ def load(
     seed: int,
     pretraining: int = 6000,
     limit: int = 2000,
+    validation: int | None = None,
     haematoxylin: float = STAIN[0],
     eosin: float = STAIN[1],
 ) -> ImageTextData:
@@ -39,6 +40,7 @@ def load(
     ----------
     pretraining : training images set apart for pre-training, the same for every seed.
     limit : of the others, training images to fine-tune on, the same for every seed.
+    validation : images of the official validation set that are id_val; None: all.
     haematoxylin, eosin : factors > 0 of the two stains in `ood_test`; 1 and 1 is no shift.
     """
     import torch
@@ -58,11 +60,15 @@ def load(
     order = torch.randperm(len(source.train), generator=generator)
     before, tuning = order[:pretraining], order[pretraining : pretraining + limit]
     part = [Split(source.train.x[rows], source.train.y[rows]) for rows in (before, tuning)]
+    kept = source.validation
+    if validation is not None and validation < len(kept):
+        rows = torch.randperm(len(kept), generator=generator)[:validation]
+        kept = Split(kept.x[rows], kept.y[rows])
     shift = f"haematoxylin x {haematoxylin:g}, eosin x {eosin:g}"
     return ImageTextData(
         name=name,
         train=part[1],
-        validation=source.validation,
+        validation=kept,
         test=source.test,
         ood_test=restained(source.test, haematoxylin=haematoxylin, eosin=eosin),
         num_classes=source.num_classes,
@@ -73,8 +79,8 @@ def load(
         pretraining=Pretraining(part[0], PRETRAINING_TEMPLATES),
         shift=shift,
         notes=(
-            f"fine-tuned on {limit:,} BloodMNIST training images; {pretraining:,} others pre-trained "
-            "the model, with jittered colours",
+            f"fine-tuned on {limit:,} BloodMNIST training images, id_val {len(kept):,}; {pretraining:,} "
+            "other training images pre-trained the model, with jittered colours",
             f"ood test: the official test images re-stained by computation ({shift})",
         ),
         provenance=source.provenance,

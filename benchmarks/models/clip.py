@@ -153,9 +153,10 @@ def build_tiny(
     data: ImageTextData,
     *,
     width: int = 64,
-    layers: int = 3,
+    layers: int = 2,
+    mlp_ratio: float = 2.0,
     patch: int = 7,
-    pretraining_epochs: int = 4,
+    pretraining_epochs: int = 8,
     gradient_checkpointing: bool = False,
     **fine_tuning: Any,
 ) -> Clip:
@@ -165,7 +166,7 @@ def build_tiny(
 
     Parameters
     ----------
-    width, layers, patch : of the vision transformer; the text tower has 2 layers of the same width.
+    width, layers, mlp_ratio, patch : of the vision transformer; the text tower shares the first three.
     pretraining_epochs : 0 leaves the random initial weights.
     """
     require_captions(data, "clip-tiny")
@@ -181,14 +182,20 @@ def build_tiny(
     config = {
         "embed_dim": width,
         "vision_cfg": open_clip.CLIPVisionCfg(
-            layers=layers, width=width, head_width=32, patch_size=patch, image_size=side
+            layers=layers,
+            width=width,
+            head_width=32,
+            mlp_ratio=mlp_ratio,
+            patch_size=patch,
+            image_size=side,
         ),
         "text_cfg": open_clip.CLIPTextCfg(
             context_length=tuning.shape[-1],
             vocab_size=len(vocabulary),
             width=width,
             heads=width // 32,
-            layers=2,
+            layers=layers,
+            mlp_ratio=mlp_ratio,
         ),
     }
     build = partial(open_clip.CLIP, **config)
