@@ -167,8 +167,14 @@ def _heading(training: Training, w: Tensor) -> str:
         f"{spec.bundle}, seed {spec.seed}, first batch of epoch {training.epoch + 1} "
         f"(B = {len(w)}): {100 * kept:.0f} % of the labels keep their class, "
         f"{100 * (w > 0).float().mean().item():.0f} % have weight.\n"
-        "Grey: upstream label; blue: learned label; * class changed"
+        f"Grey: upstream label; blue: learned label; * class changed\n{_classes(training.data)}"
     )
+
+
+def _classes(data: Data) -> str:
+    """Legend of the classes, each name cut to its first words."""
+    names = [name.split(",")[0].split("(")[0].strip()[:24] for name in data.class_names]
+    return ", ".join(f"{k} {name}" for k, name in enumerate(names))
 
 
 def _save(figure: Figure, target: Path) -> None:
