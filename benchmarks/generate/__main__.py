@@ -1,4 +1,4 @@
-"""Command line of generation: ``python -m benchmarks.generate make|sheet|cost``."""
+"""Command line of generation: ``python -m benchmarks.generate make|sheet|purify|cost``."""
 
 from __future__ import annotations
 
@@ -62,6 +62,30 @@ def sheet(dataset: Dataset, images: Images, out: Annotated[Path | None, typer.Op
     place = manifests.location(dataset, images)
     page = sheets.source_and_generated(manifests.read(place), place, _index(dataset))
     print(sheets.save(page, out or place.folder / "sheet.jpg"))
+
+
+@app.command()
+def purify(
+    suite: Annotated[str, typer.Option("--suite", "-s")] = "cpu-generated",
+    results: Annotated[Path | None, typer.Option()] = None,
+    images: Images = "stand-in",
+) -> None:
+    """Measure which swapped images of a stand-in set each refiner finds; curves, figure, sheets."""
+    from benchmarks import suite as suites
+    from benchmarks.generate import purification
+
+    folder = results or Path("results") / suite
+    plan = suites.plan(suites.load(suite))
+    watched = {
+        name: specs
+        for name, specs in suites.bundles(plan).items()
+        if specs[0].settings.upstream.settings.get("images") == images
+        and specs[0].settings.refiner.name != "uniform"
+    }
+    for name, specs in watched.items():
+        print(f"{name}: {purification.purify(specs, folder)}")
+    purification.figure(folder)
+    print("\n".join(purification.summary(folder)))
 
 
 @app.command()

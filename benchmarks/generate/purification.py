@@ -1,0 +1,243 @@
+"""Purification with known truth: does a refiner find the swapped images of a stand-in set? (Table 3)
+
+A training run is watched from outside. What a refiner decided last about each image counts as
+"found" where the weight is 0 or the learned label's arg max is not the upstream label; "recovered"
+where it is the class that the image really shows.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import registry
+from benchmarks.datasets.image_files import decoded
+from benchmarks.errors import BenchmarkError
+from benchmarks.generate import manifest as manifests
+from benchmarks.generate import sheets
+from benchmarks.generate.manifest import Manifest
+from benchmarks.record import atomic_write
+from benchmarks.spec import RunSpec
+from benchmarks.train import Training
+
+MEASURES = ("precision", "recall", "recovered", "wronged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Purification:
+    """Curves of one row over epochs, one list a seed, fractions in [0, 1].
+
+    Attributes
+    ----------
+    precision : share of swapped images among the found; NaN is written as null where none was found.
+    recall : share of the swapped images that were found.
+    recovered : share of the swapped images whose learned label is the class they show.
+    wronged : share of the unswapped images that were found.
+    accuracy : test accuracy at the last epoch, one number a seed.
+    """
+
+    row: str
+    content: str
+    swapped: int
+    images: int
+    epochs: list[int]
+    precision: list[list[float | None]]
+    recall: list[list[float | None]]
+    recovered: list[list[float | None]]
+    wronged: list[list[float | None]]
+    accuracy: list[float]
+
+
+@dataclass
+class Decisions:
+    """Latest decision about each of N images.
+
+    Attributes
+    ----------
+    weight : (N,), 1 where an image counts like the average one of its batch; NaN before it is seen.
+    label, share : (N,), arg max of the learned label and its probability.
+    """
+
+    weight: Tensor
+    label: Tensor
+    share: Tensor
+
+    @classmethod
+    def none(cls, size: int) -> Decisions:
+        return cls(torch.full((size,), torch.nan), torch.zeros(size).long(), torch.zeros(size))
+
+    def take(self, index: Tensor, y: Tensor, w: Tensor) -> None:
+        """Take over what one step decided about the images `index` (B,)."""
+        index = index.cpu()
+        share, label = y.float().max(-1)
+        self.weight[index] = (w * len(w)).float().cpu()
+        self.label[index], self.share[index] = label.cpu(), share.cpu()
+
+    def measure(self, upstream: Tensor, content: Tensor) -> dict[str, float | None]:
+        """Precision, recall, recovered and wronged over the images seen so far."""
+        seen = ~self.weight.isnan()
+        found = seen & ((self.weight == 0) | (self.label != upstream))
+        swapped = seen & (content != upstream)
+        recovered = swapped & (self.weight > 0) & (self.label == content)
+        good = seen & ~swapped
+        return {
+            "precision": _share(found & swapped, found),
+            "recall": _share(found & swapped, swapped),
+            "recovered": _share(recovered, swapped),
+            "wronged": _share(found & good, good),
+        }
+
+
+def watch(spec: RunSpec) -> tuple[list[dict], Decisions, float, Manifest]:
+    """Train one run on a stand-in set and measure its refiner after each epoch.
+
+    Returns
+    -------
+    measures of each epoch, the last decisions, last test accuracy, the set's manifest.
+    """
+    component = spec.settings.dataset
+    data = registry.load("datasets", component.name)(
+        component.name, seed=spec.seed, **component.settings
+    )
+    training = Training(spec, data)
+    made: Manifest | None = getattr(training.upstream, "manifest", None)
+    if made is None or any(entry.content is None for entry in made.images):
+        raise BenchmarkError(f"{spec.bundle}: the truth is known of stand-in sets only")
+    upstream = torch.tensor([entry.label for entry in made.images])
+    content = torch.tensor([entry.content for entry in made.images])
+    decisions, measured = Decisions.none(len(upstream)), []
+
+    def after_step(training: Training) -> None:
+        augmented, refined = training.seen
+        decisions.take(augmented.index, refined.y, refined.w)
+        if training.step_in_epoch == training.steps_per_epoch:
+            measured.append(decisions.measure(upstream, content))
+
+    training.run(after_step=after_step)
+    return measured, decisions, training.last["test/accuracy"], made
+
+
+def purify(specs: list[RunSpec], results: Path) -> Path:
+    """Measure one row over its seeds; write its curves and the contact sheet of the first seed."""
+    row, curves, accuracy = specs[0].refiner, {name: [] for name in MEASURES}, []
+    for spec in specs:
+        measured, decisions, final, made = watch(spec)
+        accuracy.append(final)
+        for name in MEASURES:
+            curves[name].append([_rounded(epoch[name]) for epoch in measured])
+        if spec is specs[0]:
+            _sheet(decisions, made, spec, results)
+    swapped = sum(entry.content != entry.label for entry in made.images)
+    outcome = Purification(
+        row=row,
+        content=made.content,
+        swapped=swapped,
+        images=len(made.images),
+        epochs=list(range(1, len(measured) + 1)),
+        accuracy=accuracy,
+        **curves,
+    )
+    target = results / "purification" / f"{row}.json"
+    atomic_write(target, json.dumps(asdict(outcome)) + "\n")
+    return target
+
+
+def figure(results: Path) -> list[Path]:
+    """Draw precision, recall and recovered share over epochs from the measured rows, mean of seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [
+        Purification(**json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted((results / "purification").glob("*.json"))
+    ]
+    if not rows:
+        raise BenchmarkError(f"{results} holds no purification curves: run `purify` first")
+    titles = {
+        "precision": "precision of what was found",
+        "recall": "recall of swapped images",
+        "recovered": "swapped images relabelled to what they show",
+        "wronged": "good images taken for swapped",
+    }
+    chart, axes = plt.subplots(1, 4, figsize=(15, 3.9), sharey=True, layout="constrained")
+    for axis, (name, title) in zip(axes, titles.items(), strict=True):
+        for row in rows:
+            values = np.array(getattr(row, name), dtype=float)
+            axis.plot(row.epochs, 100 * _mean(values), label=row.row, linewidth=1.6)
+        axis.set(title=title, xlabel="epoch", ylim=(-2, 102))
+        axis.grid(alpha=0.3)
+    first = rows[0]
+    axes[0].axhline(100 * first.swapped / first.images, color="black", linestyle=":", linewidth=1)
+    axes[0].set_ylabel("%")
+    axes[-1].legend(fontsize=8)
+    seeds = len(first.accuracy)
+    chart.suptitle(
+        f"STAND-IN for generated images: {first.swapped} of {first.images} show another class "
+        f"(dotted: precision by chance); mean of {seeds} seeds",
+        fontsize=10,
+    )
+    written = []
+    for kind in ("png", "svg"):
+        target = results / "figures" / f"stand-in-purification.{kind}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        chart.savefig(target, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+        written.append(target)
+    plt.close(chart)
+    return written
+
+
+def summary(results: Path) -> list[str]:
+    """One line a row: what it found in the last epoch, mean over seeds."""
+    lines = []
+    for path in sorted((results / "purification").glob("*.json")):
+        row = Purification(**json.loads(path.read_text(encoding="utf-8")))
+        last = {
+            name: float(_mean(np.array(getattr(row, name), dtype=float)[:, -1:])[0])
+            for name in MEASURES
+        }
+        shown = ", ".join(f"{name} {100 * value:.0f} %" for name, value in last.items())
+        lines.append(f"{row.row}: {shown}; accuracy {100 * np.mean(row.accuracy):.1f} %")
+    return lines
+
+
+def _sheet(decisions: Decisions, made: Manifest, spec: RunSpec, results: Path) -> None:
+    """Contact sheet: 24 swapped images and 24 good ones with what was learned of them."""
+    place = manifests.location(made.dataset, made.name)
+    swapped = [n for n, entry in enumerate(made.images) if entry.content != entry.label][:24]
+    good = [n for n, entry in enumerate(made.images) if entry.content == entry.label][::7][:24]
+    rows = [
+        (
+            made.images[n],
+            decoded(place.image(made.images[n].address)),
+            float(decisions.weight[n].nan_to_num(1.0)),
+            int(decisions.label[n]),
+            float(decisions.share[n]),
+        )
+        for n in (*swapped, *good)
+    ]
+    title = f"STAND-IN images, {spec.refiner}, seed {spec.seed}, last decision. Green: found; red: "
+    title += "missed; orange: a good image taken for swapped"
+    page = sheets.learned(rows, made.class_names, title=title)
+    sheets.save(page, results / "figures" / f"stand-in-learned-{spec.refiner}.jpg")
+
+
+def _share(part: Tensor, whole: Tensor) -> float | None:
+    return part.sum().item() / whole.sum().item() if whole.any() else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over seeds (S, E) -> (E,), leaving out what is undefined; NaN where all are."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(0)
+    return np.divide(total, known.sum(0), out=np.full(values.shape[1], np.nan), where=known.any(0))
