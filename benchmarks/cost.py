@@ -176,9 +176,10 @@ def _bundle_cost(
 ) -> BundleCost:
     spec, steps = specs[0], training_steps(specs[0])
     seconds, basis = _seconds_per_step(spec, device=device)
+    run_seconds = steps * seconds + _evaluation_seconds(spec, device=device)
     if rate := measured.get(_method(spec)):
-        seconds, basis = rate, "measured: median of this suite's records of the same method"
-    run_seconds = steps * seconds
+        run_seconds = steps * rate
+        basis = "measured: median of this suite's records of the same method"
     if own := measured.get(bundle):
         run_seconds, basis = own, "measured: this bundle's own records"
     size = _of("datasets", spec.settings.dataset.name)
@@ -203,6 +204,17 @@ def _seconds_per_step(spec: RunSpec, *, device: Device) -> tuple[float, str]:
     clean = _rates()["clean_batch_factor"] if spec.settings.clean_share else 0.0
     basis = f"{spec.settings.model.name}: {rate['basis']}; {spec.settings.refiner.name}: "
     return plain * (refiner["factor"] + clean), basis + refiner["basis"]
+
+
+def _evaluation_seconds(spec: RunSpec, *, device: Device) -> float:
+    """Seconds that a run spends evaluating: forward passes and metrics, at most 100 times."""
+    recipe = spec.settings.recipe
+    size = _of("datasets", spec.settings.dataset.name)
+    rows = size["rows"] - size.get("train", round(size["rows"] * _rates()["train_share"]))
+    every = recipe.evaluate_every or math.ceil(recipe.epochs / 100)
+    metrics = _rates()["evaluation"]
+    per_row = metrics["per_row"] + _of("backbones", spec.settings.model.name)[device]["per_row"] / 3
+    return math.ceil(recipe.epochs / every) * (metrics["fixed"] + rows * per_row)
 
 
 def _measured(results: Path) -> dict[Any, float]:
