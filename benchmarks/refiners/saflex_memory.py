@@ -51,6 +51,17 @@ class Memory:
         self.weight[index] = keep * self.weight[index] + 1
         return self.total[index] / self.weight[index, None]
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies: the memory goes on writing into its own."""
+        if self.total is None:
+            return {}
+        return {"total": self.total.clone(), "weight": self.weight.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state_dict` gave."""
+        copies = {name: value.clone() for name, value in state.items()}
+        self.total, self.weight = copies.get("total"), copies.get("weight")
+
     def _grow(self, size: int, row: Tensor) -> None:
         # The memory learns from the indices how many images there are.
         known = 0 if self.total is None else len(self.total)
@@ -142,14 +153,13 @@ class SaflexMemory(Refiner):
     def state_dict(self) -> dict[str, Any]:
         return {
             "direction": self.direction.state_dict(),
-            "total": self.memory.total,
-            "weight": self.memory.weight,
-            "log": self.log,
+            "memory": self.memory.state_dict(),
+            "log": list(self.log),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.direction.load_state_dict(state["direction"])
-        self.memory.total, self.memory.weight = state["total"], state["weight"]
+        self.memory.load_state_dict(state["memory"])
         self.log = list(state["log"])
 
     def _note(self, now: Tensor, pi: Tensor, upstream: Tensor, y: Tensor, w: Tensor) -> None:
