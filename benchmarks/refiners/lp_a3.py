@@ -8,6 +8,7 @@ their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,7 +154,8 @@ class LPA3(Refiner):
     bound : b, the admitted fall of log p(yhat); the protocol tries 0.002 and 0.02.
     steps : T, iterations of the perturbation.
     weight : of the adversarial loss against the task's (source: 0.5).
-    warm_up : epochs before the adversarial loss counts.
+    warm_up : epochs before the adversarial loss counts; until then no example is made, which the
+        source does to no effect.
     portion : share of the samples, those whose predictions change most, that it counts for.
     """
 
@@ -184,8 +186,8 @@ class LPA3(Refiner):
         self.generator = torch.Generator(device).manual_seed(context.seed)
         # Training rows, and validation rows where those are trained on too.
         rows = len(data.train) + len(data.validation)
-        uniform = -torch.log(torch.tensor(float(data.num_classes)))
-        self.memory = torch.full((rows, data.num_classes), uniform.item(), device=device)
+        uniform = -math.log(data.num_classes)
+        self.memory = torch.full((rows, data.num_classes), uniform, device=device)
         self.change = torch.zeros(rows, device=device)
         self.seen = torch.zeros(rows, dtype=torch.bool, device=device)
         self.threshold, self.epoch = -1.0, 0

@@ -47,3 +47,18 @@ def test_an_interrupted_run_ends_in_the_same_record(row, step, tmp_path):
     resumed = execute(spec, checkpoint=Checkpoint(tmp_path, spec))
     assert canonical(resumed) == canonical(whole)
     assert resumed.diagnostics["optimizer_steps"] == 15
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_an_interrupted_resnet18_run_on_bloodmnist_ends_in_the_same_record(tmp_path):
+    few = {"limit": 256, "validation_limit": 64}
+    spec = image_spec(dataset=Component(name="bloodmnist", settings=few), batch_size=128, epochs=2)
+    network = spec.settings.model_copy(update={"model": Component(name="resnet18-28")})
+    spec = spec.model_copy(update={"settings": network})
+    whole = execute(spec)
+    with pytest.raises(Interrupted):
+        execute(spec, checkpoint=Checkpoint(tmp_path, spec, stop=_StopAt(3)))
+    resumed = execute(spec, checkpoint=Checkpoint(tmp_path, spec))
+    assert canonical(resumed) == canonical(whole)
+    assert whole.data["rows"] == {"train": 256, "validation": 64, "test": 3_421}
