@@ -10,6 +10,7 @@ from benchmarks.paper import Published, names, paper_row, published
 from benchmarks.record import Record
 from benchmarks.spec import RunSpec
 from benchmarks.suite import Suite, TableSpec
+from benchmarks.tables import variants
 from benchmarks.tables.cells import SELECTIONS, Cell, Column, Row, Table, scale
 from benchmarks.tables.statistics import mean_std
 
@@ -34,8 +35,8 @@ def collect(suite: Suite, plan: list[RunSpec], records: Iterable[Record]) -> lis
         _Builder(
             identifier,
             spec,
-            [run for run in plan if run.table == identifier],
-            current[identifier],
+            variants.planned(run for run in plan if run.table == identifier),
+            variants.recorded(current[identifier]),
             stale[identifier],
         ).table()
         for identifier, spec in suite.tables.items()
@@ -148,7 +149,14 @@ class _Builder:
                 rows[row] = None
         upstreams = list(dict.fromkeys(["none", *self.spec.upstreams, *(r.upstream for r in rows)]))
         return tuple(
-            sorted(rows, key=lambda r: (backbones.index(r.backbone), upstreams.index(r.upstream)))
+            sorted(
+                rows,
+                key=lambda r: (
+                    backbones.index(variants.base(r.backbone)),
+                    r.backbone,
+                    upstreams.index(r.upstream),
+                ),
+            )
         )
 
     def _metrics(self, dataset: str, primary: str) -> list[str]:
@@ -232,7 +240,7 @@ class _Builder:
         if reason := self.spec.not_run.get(dataset):
             return reason
         for entries, name in (
-            (self.spec.backbones, row.backbone),
+            (self.spec.backbones, variants.base(row.backbone)),
             (self.spec.upstreams, row.upstream),
         ):
             if (entry := entries.get(name)) and entry.not_run:

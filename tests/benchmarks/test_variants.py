@@ -1,0 +1,84 @@
+"""One contrastive run fills two rows of Table 4: as fine-tuned, and ensembled with zero-shot weights."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks import suite
+from benchmarks.record import Record
+from benchmarks.tables.collect import collect
+
+METRICS = {
+    "val/macro_f1": 0.5,
+    "id_test/macro_f1": 0.7,
+    "ood_test/macro_f1": 0.4,
+    "ensemble/val/macro_f1": 0.6,
+    "ensemble/id_test/macro_f1": 0.75,
+    "ensemble/ood_test/macro_f1": 0.45,
+    "ensemble/alpha": 0.6,
+}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Cells of Table 4 after one seed of each row of the cpu suite."""
+    chosen = suite.load("cpu-contrastive")
+    plan = suite.plan(chosen)
+    records = [
+        Record(
+            key=run.key,
+            status="complete",
+            spec=run,
+            metrics={"last": METRICS, "best_validation": {**METRICS, "epoch": 4.0}},
+            curves={"epoch": [1.0], "val/nll": [0.3]},
+            seconds={"step": 3.0, "total": 4.0},
+        )
+        for run in plan
+        if run.seed < 2
+    ]
+    (table,) = collect(chosen, plan, records)
+    return {
+        (c.dataset, c.split, c.backbone, c.upstream, c.refiner): c
+        for c in table.cells
+        if c.metric == "macro_f1" and c.selection == "last"
+    }
+
+
+@pytest.mark.parametrize(
+    ("split", "backbone", "mean"),
+    [
+        ("id_test", "clip-tiny", 70),
+        ("ood_test", "clip-tiny", 40),
+        ("id_test", "clip-tiny+ensemble", 75),
+        ("ood_test", "clip-tiny+ensemble", 45),
+    ],
+)
+def test_both_rows_hold_their_own_numbers(cells, split, backbone, mean):
+    cell = cells["captioned-bloodmnist", split, backbone, "randaugment", "saflex"]
+    assert cell.mean == pytest.approx(mean)
+    assert (cell.n, cell.planned) == (2, 5)
+
+
+def test_every_planned_row_has_an_ensemble(cells):
+    rows = {key[3:] for key in cells if key[2] == "clip-tiny"}
+    assert len(rows) == 11
+    assert rows == {key[3:] for key in cells if key[2] == "clip-tiny+ensemble"}
+
+
+@pytest.mark.parametrize("backbone", ["clip-vit-b16", "clip-vit-b16+ensemble"])
+def test_the_papers_cells_stand_beside_with_the_reason(cells, backbone):
+    key = ("iwildcam-wilds", "ood_test", backbone, "randaugment", "saflex")
+    cell = cells[key]
+    assert cell.paper_mean == {"clip-vit-b16": 36.9, "clip-vit-b16+ensemble": 37.8}[backbone]
+    assert math.isnan(cell.mean)
+    assert cell.status == "not run: CLIP weights and iWildCam images (12 GB) not at hand"
+
+
+def test_columns_are_the_two_test_splits(cells):
+    assert {key[:2] for key in cells} == {
+        (name, split)
+        for name in ("captioned-bloodmnist", "iwildcam-wilds")
+        for split in ("id_test", "ood_test")
+    }
