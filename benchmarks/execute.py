@@ -9,7 +9,7 @@ import platform
 import resource
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -43,53 +43,126 @@ def run_bundle(
         On SIGTERM, after the running seed's checkpoint is written; the same call goes on from it.
     """
     device = device or os.environ.get("SAFLEX_DEVICE") or default_device()
-    done = []
-    with _stop_on_sigterm() as stop:
+    done: list[Record] = []
+
+    def waiting() -> Iterator[RunSpec]:
         for spec in specs:
-            name = f"{spec.bundle}/seed{spec.seed}"
             if (old := up_to_date(spec, results)) is not None:
-                report(f"{name}: record {old.key} is there, skipped")
+                report(f"{_name(spec)}: record {old.key} is there, skipped")
                 done.append(old)
-                continue
-            checkpoint = Checkpoint(results, spec, minutes=checkpoint_minutes, stop=stop)
-            record = execute(spec, device=device, checkpoint=checkpoint)
-            records.write(results, record)
-            checkpoint.remove()
-            done.append(record)
-            report(f"{name}: {_outcome(record)}")
+            else:
+                yield spec
+
+    with _stop_on_sigterm() as stop:
+
+        def checkpoint(spec: RunSpec) -> Checkpoint:
+            return Checkpoint(results, spec, minutes=checkpoint_minutes, stop=stop)
+
+        if any(spec.settings.replicas for spec in specs):
+            batches = execute_replicas(
+                waiting(), device=device, checkpoint=checkpoint, report=report
+            )
+        else:
+            batches = _one_by_one(waiting(), device=device, checkpoint=checkpoint)
+        for finished, file in batches:
+            for record in finished:
+                records.write(results, record)
+                done.append(record)
+                report(f"{_name(record.spec)}: {_outcome(record)}")
+            file.remove()
     return done
+
+
+def _one_by_one(
+    specs: Iterable[RunSpec], *, device: str, checkpoint: Callable[[RunSpec], Checkpoint]
+) -> Iterator[tuple[list[Record], Checkpoint]]:
+    for spec in specs:
+        file = checkpoint(spec)
+        yield [execute(spec, device=device, checkpoint=file)], file
 
 
 def execute(spec: RunSpec, *, device: str = "cpu", checkpoint: Checkpoint | None = None) -> Record:
     """Run one specification; a loss that is not finite gives a record with status failed."""
     started = _now()
+    training = training_class(spec)(spec, _load(spec, device))
+    error = _train(training, checkpoint)
+    return _record(training, device=device, started=started, error=error)
+
+
+def execute_replicas(
+    specs: Iterable[RunSpec],
+    *,
+    device: str = "cpu",
+    checkpoint: Callable[[RunSpec], Checkpoint] | None = None,
+    report: Callable[[str], None] = print,
+) -> Iterator[tuple[list[Record], Checkpoint | None]]:
+    """Run the seeds of a bundle together, as many at once as one stack holds (`benchmarks.replicas`).
+
+    Yields
+    ------
+    The records of one stack, and its checkpoint, to be removed when they are written.
+    """
+    from benchmarks import replicas
+
+    started = _now()
+    for group in replicas.stacks(training_class(s)(s, _load(s, device)) for s in specs):
+        training = replicas.together(group)
+        file = checkpoint(group[0].spec) if checkpoint else None
+        if file is not None and len(group) > 1:
+            file.path = file.path.with_name(f"{replicas.joint_key(group)}.pt")
+        if reason := replicas.obstacle(group[0]) if training is group[0] else "":
+            report(f"{_name(group[0].spec)}: trained alone: {reason}")
+        error = _train(training, file)
+        yield (
+            [
+                _record(run, device=device, started=started, error=own or error, seconds=seconds)
+                for run, own, seconds in replicas.results(training)
+            ],
+            file,
+        )
+        started = _now()
+
+
+def _load(spec: RunSpec, device: str) -> Data:
     component = spec.settings.dataset
-    data: Data = registry.load("datasets", component.name)(
-        component.name, seed=spec.seed, **component.settings
-    ).to(device)
-    training = training_class(spec)(spec, data)
+    load = registry.load("datasets", component.name)
+    return load(component.name, seed=spec.seed, **component.settings).to(device)
+
+
+def _train(training: Training, checkpoint: Checkpoint | None) -> str:
+    """Train from the checkpoint, if any, to the end; say what stopped it early."""
     if checkpoint is not None:
         checkpoint.resume(training)
-    status, error = "complete", ""
     try:
         training.run(after_step=checkpoint or (lambda training: None))
     except (NonFiniteLoss, NonFiniteGradientError) as failure:
-        status, error = "failed", f"{failure} (after step {training.steps}, epoch {training.epoch + 1})"
-    seconds = {**training.seconds, "total": training.total_seconds}
+        return f"{failure} (after step {training.steps}, epoch {training.epoch + 1})"
+    return ""
+
+
+def _record(
+    training: Training,
+    *,
+    device: str,
+    started: str,
+    error: str,
+    seconds: dict[str, float] | None = None,
+) -> Record:
+    spec = training.spec
     return Record(
         key=spec.key,
-        status=status,
+        status="failed" if error else "complete",
         error=error,
         spec=spec,
         metrics={"last": training.last, "best_validation": training.best} if not error else {},
         curves=training.curves,
         diagnostics={"optimizer_steps": float(training.steps), **training.diagnostics()},
-        seconds=seconds,
+        seconds=seconds or {**training.seconds, "total": training.total_seconds},
         peak_memory_mib=_peak_memory(device),
         started=started,
         finished=_now(),
         device=_device_name(device),
-        data=_describe(data),
+        data=_describe(training.data),
         versions={name: version(name) for name in ("torch", "numpy", "scikit-learn")},
         commit=_commit(),
         source=source_hash(spec),
@@ -114,6 +187,10 @@ def up_to_date(spec: RunSpec, results: Path) -> Record | None:
     except records.BenchmarkError:
         return None  # truncated: redone, and the new file takes its place
     return record if record.key == spec.key and record.source == source_hash(spec) else None
+
+
+def _name(spec: RunSpec) -> str:
+    return f"{spec.bundle}/seed{spec.seed}"
 
 
 def default_device() -> str:
@@ -188,4 +265,11 @@ def _commit() -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-__all__ = ["Interrupted", "default_device", "execute", "run_bundle", "up_to_date"]
+__all__ = [
+    "Interrupted",
+    "default_device",
+    "execute",
+    "execute_replicas",
+    "run_bundle",
+    "up_to_date",
+]

@@ -80,7 +80,8 @@ def _components(spec: RunSpec) -> list[str]:
     }
     for family, component in named.items():
         registry.check(family, component.name)
-    return [registry.modules(family)[part.name] for family, part in named.items()]
+    modules = [registry.modules(family)[part.name] for family, part in named.items()]
+    return [*modules, "benchmarks.replicas"] if parts.replicas else modules
 
 
 def _path(name: str) -> Path | None:
