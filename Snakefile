@@ -28,6 +28,7 @@ os.environ.update(PATH=f"{here}:{os.getenv('PATH')}", PYTHONPATH=workflow.basedi
 
 
 include: "workflow/rules/fetch.smk"
+include: "workflow/rules/generate.smk"
 include: "workflow/rules/bundle.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/track.smk"

@@ -27,7 +27,7 @@ Images = Annotated[
 Weights = Annotated[
     Path | None, typer.Option(help="folder of a diffusers pipeline; default: local copy or the hub")
 ]
-Device = Annotated[str, typer.Option(help="cuda, cuda:1 or cpu")]
+Device = Annotated[str | None, typer.Option(help="cuda, cuda:1 or cpu; default: a GPU if any")]
 Steps = Annotated[int | None, typer.Option(help="fewer denoising steps than the protocol's")]
 
 
@@ -36,8 +36,8 @@ def make(
     dataset: Dataset,
     images: Images,
     weights: Weights = None,
-    device: Device = "cuda",
-    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32")] = "float16",
+    device: Device = None,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32 (CPU)")] = "float16",
     batch_size: Annotated[int, typer.Option(help="images at once")] = 8,
     size: Annotated[int, typer.Option(help="pixels; smaller only for tests")] = 512,
     steps: Steps = None,
@@ -48,6 +48,9 @@ def make(
 
     index = _index(dataset)
     if (generator := _stand_ins().get(images)) is None:
+        from benchmarks.execute import default_device
+
+        device = device or default_device()
         settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "size": size}
         generator = _diffusion(images, index, weights, settings, steps, finetuning_steps)
     make_set(index, images, generator)

@@ -103,6 +103,11 @@ class Diffusion:
             )
         if self.dtype not in ("float16", "bfloat16", "float32"):
             raise BenchmarkError(f"dtype {self.dtype!r}: expected float16, bfloat16 or float32")
+        if self.device == "cpu" and self.dtype == "float16":
+            raise BenchmarkError(
+                "float16 needs a GPU and none is here: run on a GPU node, or with --dtype float32 "
+                "(the data type is part of what addresses an image)"
+            )
 
     def identity(self) -> dict[str, Any]:
         found = {

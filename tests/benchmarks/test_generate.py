@@ -232,6 +232,11 @@ def test_finetuned_pipeline_without_its_adapter_is_an_error(tiny):
         Diffusion(recipe=recipe("img2img-finetuned", "cub"), folder=tiny["img2img"])
 
 
+def test_half_precision_without_a_gpu_is_an_error(index, tiny):
+    with pytest.raises(BenchmarkError, match="float16 needs a GPU"):
+        diffusion_of("img2img", tiny, index, dtype="float16")
+
+
 def test_settings_are_the_protocol_s():
     assert recipe("img2img", "cub").call["strength"] == 0.6
     assert recipe("img2img", "iwildcam-subset").call["strength"] == 0.5

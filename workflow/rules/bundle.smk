@@ -10,6 +10,7 @@ rule bundle:
         lambda wildcards: ancient(
             f"{RESULTS}/done/fetch/{FIRST[wildcards.bundle].settings.dataset.name}"
         ),
+        lambda wildcards: ancient(generated_sets(wildcards.bundle)),
     output:
         f"{RESULTS}/bundles/{{bundle}}.json",
     log:
