@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from benchmarks import record as records
 from benchmarks.errors import BenchmarkError
 from benchmarks.record import Record
-from benchmarks.tracking import runs, store, summary
+from benchmarks.tracking import runs, store, summary, view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 METRICS_PER_CALL = 1000  # MLflow's limit for one batch
 # Over HTTP a sync waits for the server most of the time; sqlite takes one writer.
 SERVER_CONNECTIONS = 8
+SHOWN_PROBLEMS = 10
 
 
 @dataclass
@@ -76,7 +77,9 @@ def sync(
     outcome = _round(results, uri)
     say(f"{store.without_password(uri)}: {outcome}")
     if outcome.problems:
-        raise BenchmarkError("\n".join(outcome.problems))
+        more = len(outcome.problems) - SHOWN_PROBLEMS
+        shown = outcome.problems[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        raise BenchmarkError("\n".join(shown))
     return outcome
 
 
@@ -114,6 +117,7 @@ def _sync_table(
     outcome: Outcome,
 ) -> None:
     experiment = experiment_id(client, name, results=results, uri=uri)
+    view.share(client, experiment, found)
     existing = all_runs(client, experiment)
     of_bundle: dict[str, list[Run]] = defaultdict(list)
     for run in existing:

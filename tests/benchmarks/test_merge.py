@@ -1,0 +1,67 @@
+"""Records of several machines come together once each, or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import record as records
+from benchmarks.errors import BenchmarkError
+from benchmarks.merge import Merged, merge
+
+GOLDEN = Path(__file__).parent / "golden" / "results"
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """Two machines that ran overlapping halves of the golden records at different times."""
+    all_records = list(records.load_all(GOLDEN))
+    for name, part in (("a", all_records[:40]), ("b", all_records[20:])):
+        for record in part:
+            records.write(
+                tmp_path / name, record.model_copy(update={"device": name, "finished": name})
+            )
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_halves_come_together(machines, tmp_path):
+    total = len(list(records.load_all(GOLDEN)))
+    assert merge(machines, tmp_path / "both") == Merged(new=total, known=0)
+    merged = [records.canonical(r) for r in records.load_all(tmp_path / "both")]
+    assert merged == [records.canonical(r) for r in records.load_all(GOLDEN)]
+    assert merge(machines, tmp_path / "both") == Merged(new=0, known=total)
+
+
+def test_into_one_of_them(machines):
+    a, b = machines
+    assert merge([b], a) == Merged(new=len(list(records.load_all(GOLDEN))) - 40, known=40)
+
+
+def test_records_that_differ_are_both_named_and_nothing_is_merged(machines, tmp_path):
+    a, b = machines
+    common = next(p for p in a.rglob("seed*.json") if (b / p.relative_to(a)).exists())
+    other = b / common.relative_to(a)
+    content = json.loads(other.read_text())
+    content["metrics"]["last"] = {"test/auroc": 0.123}
+    other.write_text(json.dumps(content))
+    with pytest.raises(BenchmarkError) as error:
+        merge(machines, tmp_path / "both")
+    assert str(common) in str(error.value)
+    assert str(other) in str(error.value)
+    assert "metrics" in str(error.value)
+    assert not (tmp_path / "both").exists()
+
+
+def test_folder_without_records_and_damaged_record_are_named(machines, tmp_path):
+    a, _ = machines
+    damaged = next(a.rglob("seed*.json"))
+    damaged.write_text(damaged.read_text()[:-50])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BenchmarkError) as error:
+        merge([*machines, tmp_path / "empty"], tmp_path / "both")
+    assert str(damaged) in str(error.value)
+    assert f"{tmp_path / 'empty'} holds no records" in str(error.value)
+    shutil.rmtree(tmp_path / "empty")
