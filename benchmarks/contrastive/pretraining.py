@@ -79,17 +79,16 @@ def _train(
     generator = torch.Generator().manual_seed(seed)
     images, classes = split.x.cpu(), split.y.cpu()
     templates = model.tokens.shape[1]
-    steps = epochs * (len(split) // BATCH)
+    size = min(BATCH, len(split))
+    steps = epochs * (len(split) // size)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=max(steps, 1)
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     model.train()
     for _ in range(epochs):
         order = torch.randperm(len(split), generator=generator)
-        for index in order.split(BATCH)[: len(split) // BATCH]:
+        for index in order.split(size)[: len(split) // size]:
             draws = torch.rand((len(index), *DRAWS), generator=generator)
             x = jittered(crop_stored(images, index, draws), generator)
             template = torch.randint(templates, (len(index),), generator=generator)
