@@ -10,7 +10,7 @@ DEFAULT_TESTS := not slow and not network and not gpu and not system
 
 define where
 	@cat results/$(1)/logs/tables.log
-	@printf '\n%s\n' \
+	@printf '%s\n' "" \
 	  "tables     results/$(1)/tables" \
 	  "figures    results/$(1)/figures" \
 	  "records    results/$(1)/records" \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,9 @@ Results = Annotated[
 ]
 Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
 
+# What a user mends outside the program; any other OSError is a defect and shows where it came from.
+MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
+
 
 def main() -> None:
     """Run the command line; an error a user can act on is one clear line and exit status 2."""
@@ -36,6 +40,16 @@ def main() -> None:
     except BenchmarkError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        print(
+            f"error: {error.strerror}{place}; what was finished is kept and nothing is half-written: "
+            "the same command goes on once this is mended",
+            file=sys.stderr,
+        )
         sys.exit(2)
 
 
