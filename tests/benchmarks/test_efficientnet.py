@@ -48,6 +48,17 @@ def test_weights_that_are_not_at_hand_are_named_with_address_size_and_place(tmp_
         resnet50.build(pictures())
 
 
+def test_missing_weights_of_a_suite_are_listed_once(tmp_path, monkeypatch):
+    from benchmarks import suite
+
+    monkeypatch.setenv("SAFLEX_DATA", str(tmp_path))
+    monkeypatch.setenv("SAFLEX_HOME", str(tmp_path / "home"))
+    (line,) = pretrained.missing(suite.plan(suite.load("paper"), table="3"))
+    assert "resnet50-0676ba61.pth" in line
+    (line,) = pretrained.missing(suite.plan(suite.load("cpu-generated")))
+    assert "EfficientNet-Lite0 are not at hand (19 MB)" in line
+
+
 def test_altered_weights_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("SAFLEX_DATA", str(tmp_path))
     monkeypatch.setenv("SAFLEX_HOME", str(tmp_path / "home"))
@@ -141,6 +152,7 @@ def test_real_weights_know_a_bird(tmp_path, monkeypatch):
     assert (predicted == 146).float().mean() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_pretrained_network_learns_in_a_few_steps_of_fine_tuning(tmp_path, monkeypatch):
     """Whole loop on real photos: SAFLEX's validation gradient reaches every layer, the loss falls."""
