@@ -32,6 +32,10 @@ class Stack(nn.Module):
     def __init__(self, models: list[nn.Module]):
         super().__init__()
         self.template = copy.deepcopy(models[0])
+        for name, module in dict(self.template.named_modules()).items():
+            if type(module) is nn.Dropout:
+                owner, _, leaf = name.rpartition(".")
+                setattr(self.template.get_submodule(owner), leaf, Dropout(module.p))
         own = [dict(model.named_parameters()) for model in models]
         for name in own[0]:
             stacked = nn.Parameter(_padded([parameters[name].detach() for parameters in own]))
@@ -60,6 +64,25 @@ class Stack(nn.Module):
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(self.template, (parameters, buffers), (x,))
+
+
+class Dropout(nn.Module):
+    """`nn.Dropout` with masks cut from 64-bit random words: four decisions a draw, half the time.
+
+    The chance of dropping is `p` rounded to a multiple of 2^-16; the rest is scaled to match.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.dropped = min(round(p * 2**16), 2**16 - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.dropped:
+            return x
+        words = torch.randint(-(2**63), 2**63 - 1, ((x.numel() + 3) // 4,), device=x.device)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = (bits >= self.dropped - 2**15).to(x.dtype)
+        return x * (keep * (2**16 / (2**16 - self.dropped)))
 
 
 def signature(model: nn.Module) -> tuple:

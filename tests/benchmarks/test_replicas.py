@@ -14,6 +14,7 @@ from benchmarks import replicas
 from benchmarks.checkpoint import Checkpoint
 from benchmarks.data import Data
 from benchmarks.spec import Component, RunSpec
+from benchmarks.stacked import Dropout
 from benchmarks.train import Interrupted, Training
 
 SAINT = {"dim": 4, "heads": 2, "evaluation_batch": 32}
@@ -266,3 +267,17 @@ def test_models_of_other_shape_are_not_stacked():
     other.train.x[3, 3] = torch.nan  # one more missing-value indicator
     runs += trained(seeds(number=1, dataset="blobs"), other)
     assert [len(group) for group in replicas.stacks(runs)] == [2, 1]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.8])
+def test_dropout_of_a_stack_drops_the_share_it_is_told_for_each_model_apart(p):
+    torch.manual_seed(0)
+    drop = Dropout(p)
+    out = torch.func.vmap(drop, randomness="different")(torch.ones(4, 500, 101))
+    dropped = out == 0
+    error = 5 * math.sqrt(p * (1 - p) / dropped[0].numel())  # five standard deviations
+    assert dropped.float().mean((1, 2)).tolist() == pytest.approx([p] * 4, abs=error)
+    assert out[~dropped].unique().item() == pytest.approx(1 / (1 - p), rel=1e-3)
+    both = (dropped[0] & dropped[1]).float().mean().item()
+    assert both == pytest.approx(p * p, abs=error)
+    assert torch.equal(drop.eval()(out), out)
