@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from benchmarks.tables.cells import Row, Table
 from benchmarks.tables.verdicts import Graded
@@ -160,7 +160,12 @@ def curves(
             for row in shown:
                 if (points := drawn.get((dataset, name, row))) is not None:
                     _band(axes, points, _color(row.refiner, refiners))
-            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+            epochs = sorted({x for line in axes.lines for x in line.get_xdata()})
+            # Around an only epoch the other locator would put fractions of one.
+            only = len(epochs) == 1
+            axes.xaxis.set_major_locator(
+                FixedLocator(epochs) if only else MaxNLocator("auto", integer=True)
+            )
             axes.set_title(f"{dataset}: {series[name]}", fontsize=9, loc="left")
             if i == len(datasets) - 1:
                 axes.set_xlabel("epoch")
