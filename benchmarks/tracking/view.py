@@ -17,18 +17,24 @@ if TYPE_CHECKING:
 NAME = "by-dataset-and-refiner"
 TAG = f"mlflow.sharedViewState.{NAME}"
 
+# The page shows training runs rather than prompts and traces.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+
 
 def share(client: MlflowClient, experiment: str, records: list[Record]) -> None:
     """Lay the view beside an experiment, unless it lies there already."""
-    wanted = json.dumps(state(records), sort_keys=True)
-    if client.get_experiment(experiment).tags.get(TAG) != wanted:
-        client.set_experiment_tag(experiment, TAG, wanted)
+    wanted = {TAG: json.dumps(state(records), sort_keys=True), **KIND}
+    known = client.get_experiment(experiment).tags
+    for name, value in wanted.items():
+        if known.get(name) != value:
+            client.set_experiment_tag(experiment, name, value)
 
 
 def state(records: list[Record]) -> dict:
     """State of MLflow's run list: grouping, order and columns."""
     metrics = sorted({record.spec.metric for record in records})
-    columns = [f"metrics.`last/test/{metric}`" for metric in [*metrics, "nll", "ece"]]
+    columns = [f"tags.`{name}`" for name in ("dataset", "upstream", "refiner")]
+    columns += [f"metrics.`last/test/{metric}`" for metric in [*metrics, "nll", "ece"]]
     return {
         "groupBy": {
             "aggregateFunction": "average",

@@ -1,0 +1,141 @@
+"""The workflow on a real Slurm, and what is left of it when a job, Snakemake or slurmd is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+PATIENCE_SECONDS = 300
+# Without accounting, and asking often, for tests.
+OPTIONS = (
+    *("--profile", "profiles/slurm"),
+    *("--slurm-status-command", "squeue", "--slurm-no-account"),
+    *("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"),
+    *("--latency-wait", "5", "--slurm-keep-successful-logs"),
+)
+
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(1200)]
+
+
+def command(tree, *options: str) -> list[str]:
+    return tree.command(*OPTIONS, *options)
+
+
+def finish(tree) -> None:
+    answer = tree.run(command(tree))
+    assert answer.returncode == 0, answer.stdout
+
+
+def jobs() -> list[str]:
+    answer = subprocess.run(
+        ["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=True
+    )
+    return answer.stdout.split()
+
+
+def records(tree) -> list:
+    return sorted((tree.results / "records").rglob("seed*.json"))
+
+
+def training() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if line[1:4] == ["-m", "benchmarks", "run"]:
+            found.append(process)
+    return found
+
+
+def wait_for(condition: Callable[[], object], what: str):
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{what}: not within {PATIENCE_SECONDS} s")
+
+
+@pytest.fixture
+def started(tree):
+    """Snakemake with its jobs in Slurm, after the first record was written."""
+    process = tree.start(command(tree, "--retries", "0"))
+    try:
+        wait_for(lambda: records(tree) or process.poll() is not None, "a first record")
+        assert process.poll() is None, process.communicate()[0]
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        subprocess.run(["scancel", "--user=root"], check=False)
+        wait_for(lambda: not jobs(), "an empty queue")
+
+
+def assert_equal(tree, undisturbed) -> None:
+    assert tree.canonical() == undisturbed.canonical()
+    assert not list(tree.results.rglob("*.tmp"))
+    assert not list((tree.results / "checkpoints").glob("*.pt"))
+
+
+def test_suite_through_slurm_with_a_gpu(tree, undisturbed):
+    finish(tree)
+    assert_equal(tree, undisturbed)
+    logs = sorted(p.relative_to(tree.root) for p in (tree.root / "slurm-logs").rglob("*.log"))
+    assert {str(log.parent.parent) for log in logs} == {"slurm-logs/rule_bundle"}
+    assert len(logs) == 2
+    assert len(list((tree.results / "logs" / "tiny").rglob("*.log"))) == 2
+    asked = subprocess.run(
+        ["scontrol", "show", "jobs"], capture_output=True, text=True, check=True
+    ).stdout
+    assert asked.count("gres:gpu:1") >= 2
+
+
+def test_scancel_mid_run(tree, undisturbed, started):
+    before = {path: path.stat().st_mtime_ns for path in records(tree)}
+    for job in jobs():
+        subprocess.run(["scancel", job], check=True)
+    wait_for(lambda: not training(), "the end of the training processes")
+    assert len(list((tree.results / "checkpoints").glob("*.pt"))) >= 1, "SIGTERM saves"
+    os.killpg(started.pid, signal.SIGKILL)  # with squeue as status command it waits for ever
+    finish(tree)
+    assert_equal(tree, undisturbed)
+    assert all(path.stat().st_mtime_ns == written for path, written in before.items())
+
+
+def test_killed_training_process(tree, undisturbed, started):
+    for process in training():
+        process.kill()
+    started.communicate(timeout=PATIENCE_SECONDS)
+    assert started.returncode != 0
+    finish(tree)
+    assert_equal(tree, undisturbed)
+
+
+def test_killed_snakemake_while_its_jobs_go_on(tree, undisturbed, started):
+    os.kill(started.pid, signal.SIGKILL)
+    finish(tree)
+    assert_equal(tree, undisturbed)
+
+
+def test_killed_slurmd(tree, undisturbed, started, cluster):
+    """The node's daemon dies with its jobs' processes, and comes back."""
+    pid = int((cluster / "run" / "slurmd.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == "slurmstepd":
+            process.kill()
+    for process in training():
+        process.kill()
+    os.killpg(started.pid, signal.SIGKILL)
+    subprocess.run(["slurmd"], check=True)
+    subprocess.run(["scancel", "--user=root"], check=False)
+    wait_for(lambda: not jobs(), "an empty queue")
+    finish(tree)
+    assert_equal(tree, undisturbed)
