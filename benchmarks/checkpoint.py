@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from benchmarks.source_hash import source_hash
 from benchmarks.spec import RunSpec
 from benchmarks.train import Interrupted, Training
 
@@ -32,6 +34,7 @@ class Checkpoint:
         stop: Callable[[], bool] = lambda: False,
     ):
         self.path = results / "checkpoints" / f"{spec.key}.pt"
+        self.source = source_hash(spec)
         self.minutes, self.stop = minutes, stop
         self.written = time.monotonic()
 
@@ -47,7 +50,7 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            torch.save(training.state_dict(), temporary)
+            torch.save({**training.state_dict(), "source": self.source}, temporary)
             os.replace(temporary, self.path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -58,6 +61,7 @@ class Checkpoint:
         if not self.path.exists():
             return False
         try:
+            _verify(self.path)
             state = torch.load(self.path, map_location=training.device, weights_only=True)
         except Exception as error:
             aside = self.path.with_suffix(".corrupted")
@@ -68,9 +72,20 @@ class Checkpoint:
                 stacklevel=2,
             )
             return False
+        if state.get("source") != self.source:
+            # Half a run by the source of yesterday and half by today's would be nobody's result.
+            self.path.unlink()
+            return False
         training.load_state_dict(state)
         return True
 
     def remove(self) -> None:
         """Delete the checkpoint of a finished run."""
         self.path.unlink(missing_ok=True)
+
+
+def _verify(path: Path) -> None:
+    """Check the checksums in the file: `torch.load` takes flipped bits of a tensor without a word."""
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"checksum of {damaged} differs")

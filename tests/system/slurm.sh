@@ -16,7 +16,7 @@ stop_daemons() {
 
 write_configuration() {
   mkdir -p "$dir"/{etc,state,spool,log,run,dev}
-  cpus=$(nproc)
+  cpus=$(getconf _NPROCESSORS_ONLN) # nproc would heed OMP_NUM_THREADS
   memory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024 - 512))
   : >"$dir/etc/gres.conf"
   for gpu in 0 1; do
