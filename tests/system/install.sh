@@ -2,7 +2,7 @@
 # Debian packages that the system tests start services from. Nothing happens where they are there.
 set -euo pipefail
 missing=()
-for package in slurm-wlm munge postgresql chromium faketime; do
+for package in slurm-wlm munge postgresql chromium; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing+=("$package")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -6,13 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 
 import psutil
 import pytest
+from waiting import PATIENCE_SECONDS, wait_for
 
-PATIENCE_SECONDS = 300
 # Without accounting, and asking often, for tests.
 OPTIONS = (
     *("--profile", "profiles/slurm"),
@@ -51,15 +49,6 @@ def training() -> list[psutil.Process]:
         if line[1:4] == ["-m", "benchmarks", "run"]:
             found.append(process)
     return found
-
-
-def wait_for(condition: Callable[[], object], what: str):
-    end = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"{what}: not within {PATIENCE_SECONDS} s")
 
 
 @pytest.fixture
