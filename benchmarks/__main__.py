@@ -126,17 +126,25 @@ def run(
     bundles = suites.bundles(suites.plan(loaded))
     if bundle is not None and bundle not in bundles:
         raise UnknownName("bundle", bundle, bundles)
+    from contextlib import nullcontext
+
+    from benchmarks import cost, devices
     from benchmarks.bundle import run_marked
     from benchmarks.train import Interrupted
 
+    names = [bundle] if bundle else list(bundles)
+    memory = max(
+        found.memory_mb for name, found in cost.per_bundle(loaded).items() if name in names
+    )
     try:
-        for name in [bundle] if bundle else bundles:
-            run_marked(
-                bundles[name],
-                _folder(loaded.name, results),
-                device=device,
-                checkpoint_minutes=checkpoint_minutes,
-            )
+        with nullcontext() if device else devices.lease(memory):
+            for name in names:
+                run_marked(
+                    bundles[name],
+                    _folder(loaded.name, results),
+                    device=device,
+                    checkpoint_minutes=checkpoint_minutes,
+                )
     except Interrupted as stop:
         print(f"interrupted: {stop}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(143) from None
