@@ -163,7 +163,7 @@ def figure(results: Path) -> list[Path]:
     titles = {
         "precision": "precision of what was found",
         "recall": "recall of swapped images",
-        "recovered": "swapped images relabelled to what they show",
+        "recovered": "swapped images given their class",
         "wronged": "good images taken for swapped",
     }
     chart, axes = plt.subplots(1, 4, figsize=(15, 3.9), sharey=True, layout="constrained")
@@ -176,7 +176,7 @@ def figure(results: Path) -> list[Path]:
     first = rows[0]
     axes[0].axhline(100 * first.swapped / first.images, color="black", linestyle=":", linewidth=1)
     axes[0].set_ylabel("%")
-    axes[-1].legend(fontsize=8)
+    chart.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
     seeds = len(first.accuracy)
     chart.suptitle(
         f"STAND-IN for generated images: {first.swapped} of {first.images} show another class "
@@ -225,7 +225,8 @@ def _sheet(decisions: Decisions, made: Manifest, spec: RunSpec, results: Path) -
     title = f"STAND-IN images, {spec.refiner}, seed {spec.seed}, last decision. Green: found; red: "
     title += "missed; orange: a good image taken for swapped"
     page = sheets.learned(rows, made.class_names, title=title)
-    sheets.save(page, results / "figures" / f"stand-in-learned-{spec.refiner}.jpg")
+    # Apart from the figures: the pictures are the data set's, and not ours to publish.
+    sheets.save(page, results / "sheets" / f"stand-in-{spec.refiner}.jpg")
 
 
 def _share(part: Tensor, whole: Tensor) -> float | None:

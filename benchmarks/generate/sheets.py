@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.datasets.image_files import Index, decoded
 from benchmarks.generate.manifest import Entry, Location, Manifest
 
-TILE = 128
+TILE = 160
 LINE = 14
 MARGIN = 6
 
@@ -52,6 +52,9 @@ def learned(
 ) -> Image.Image:
     """Images with what was learned: ``(entry, picture, weight, label, label's share)`` each.
 
+    Lines: the upstream label; share and name of the learned label's arg max; the weight; and, of a
+    swapped image, what it shows.
+
     The weight is 1 where the image counts like the average one of its batch. Frames: green a swapped
     image that was found, red one that was missed, orange a good one that was taken for swapped.
     """
@@ -62,8 +65,8 @@ def learned(
         frame = ("#117733" if found else "#cc3311") if swapped else "#cccccc"
         frame = "#ee7733" if found and not swapped else frame
         lines = (
-            f"upstream: {class_names[entry.label]}",
-            f"learned: {class_names[label]} {share:.2f}",
+            f"upstream {class_names[entry.label]}",
+            f"{share:.2f} {class_names[label]}",
             f"weight {weight:.2f}",
             f"shows {class_names[entry.content]}" if swapped else "",
         )

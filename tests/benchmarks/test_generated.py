@@ -200,7 +200,7 @@ def test_purify_writes_curves_figure_and_a_sheet(data, flat_model, tmp_path):
     purification.purify(specs, results)
     written = purification.figure(results)
     assert all(path.stat().st_size > 5000 for path in written)
-    assert (results / "figures" / "stand-in-learned-saflex.jpg").stat().st_size > 5000
+    assert (results / "sheets" / "stand-in-saflex.jpg").stat().st_size > 5000
     (line,) = purification.summary(results)
     assert line.startswith("saflex: precision ")
 
