@@ -92,8 +92,8 @@ def test_finite_differences_in_float32_agree_to_a_thousandth(kind, known_logits,
     ).double()
     error = ((approx - exact).norm() / exact.norm()).item()
     rank = spearmanr(approx.flatten(), exact.flatten()).statistic
-    record_property("relative_error", error)
-    record_property("rank_correlation", rank)
+    record_property("relative_error", float(error))
+    record_property("rank_correlation", float(rank))
     print(f"{kind}, known logits {known_logits}: error {error:.1e}, rank correlation {rank:.6f}")
     assert error < bound
     assert rank > 0.999
