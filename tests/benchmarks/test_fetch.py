@@ -317,12 +317,14 @@ class TestVerification:
         sources.checksum(path, "md5")
         assert not (home / "verified").exists()
 
-    def test_every_published_file_has_a_checksum_or_comes_from_openml(self):
+    def test_every_file_that_is_downloaded_has_a_checksum_or_comes_from_openml(self):
         from benchmarks import registry
 
         for name in registry.modules("datasets"):
             for source in sources.of(name):
-                assert source.checksum or any(url.startswith("openml:") for url in source.urls)
+                openml = any(url.startswith("openml:") for url in source.urls)
+                # A folder unpacked by hand, such as CUB's, is checked file by file where it is read.
+                assert source.checksum or openml or not source.urls
                 assert not Path(source.path).is_absolute()
 
 
