@@ -192,8 +192,7 @@ def _bundle_cost(
         steps=steps * len(specs),
         seconds=run_seconds * len(specs) + _rates()["startup_seconds"][device],
         basis=basis,
-        # Twice float32: the file as read and the tensors made from it.
-        memory_mb=round(memory + 8 * size["rows"] * size["values"] / 1e6),
+        memory_mb=round(memory + size.get("bytes", 8) * size["rows"] * size["values"] / 1e6),
     )
 
 

@@ -83,3 +83,8 @@ def test_no_torch():
 def test_unknown_table_is_named_with_the_nearest():
     with pytest.raises(suites.BenchmarkError, match="did you mean"):
         cost.estimate(suites.load("demo"), table="demo-tabullar")
+
+
+def test_no_bundle_of_the_paper_asks_for_more_memory_than_a_node_has():
+    largest = max(cost.estimate(suites.load("paper")).bundles, key=lambda c: c.memory_mb)
+    assert largest.memory_mb < 64_000, largest
