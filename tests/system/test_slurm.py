@@ -42,11 +42,12 @@ def records(tree) -> list:
     return sorted((tree.results / "records").rglob("seed*.json"))
 
 
-def training() -> list[psutil.Process]:
+def training(tree) -> list[psutil.Process]:
+    """Training processes of this tree: others on the machine are none of this test's business."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter(["cmdline", "cwd"]):
         line = process.info["cmdline"] or []
-        if line[1:4] == ["-m", "benchmarks", "run"]:
+        if line[1:4] == ["-m", "benchmarks", "run"] and process.info["cwd"] == str(tree.root):
             found.append(process)
     return found
 
@@ -90,7 +91,7 @@ def test_scancel_mid_run(tree, undisturbed, started):
     before = {path: path.stat().st_mtime_ns for path in records(tree)}
     for job in jobs():
         subprocess.run(["scancel", job], check=True)
-    wait_for(lambda: not training(), "the end of the training processes")
+    wait_for(lambda: not training(tree), "the end of the training processes")
     assert len(list((tree.results / "checkpoints").glob("*.pt"))) >= 1, "SIGTERM saves"
     os.killpg(started.pid, signal.SIGKILL)  # with squeue as status command it waits for ever
     finish(tree)
@@ -99,7 +100,7 @@ def test_scancel_mid_run(tree, undisturbed, started):
 
 
 def test_killed_training_process(tree, undisturbed, started):
-    for process in training():
+    for process in training(tree):
         process.kill()
     started.communicate(timeout=PATIENCE_SECONDS)
     assert started.returncode != 0
@@ -114,13 +115,10 @@ def test_killed_snakemake_while_its_jobs_go_on(tree, undisturbed, started):
 
 
 def test_killed_slurmd(tree, undisturbed, started, cluster):
-    """The node's daemon dies with its jobs' processes, and comes back."""
-    pid = int((cluster / "run" / "slurmd.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
-    for process in psutil.process_iter(["name"]):
-        if process.info["name"] == "slurmstepd":
-            process.kill()
-    for process in training():
+    """The node's daemon dies and its jobs' processes with it; then it comes back."""
+    daemon = psutil.Process(int((cluster / "run" / "slurmd.pid").read_text()))
+    daemon.kill()
+    for process in training(tree):
         process.kill()
     os.killpg(started.pid, signal.SIGKILL)
     subprocess.run(["slurmd"], check=True)
