@@ -67,6 +67,7 @@ class TableSpec(Frozen):
     seeds: int | None = Field(None, ge=1)
     reduced: str = ""
     replicas: bool = False
+    untimed: str = Field("", description="why the times of its runs are no measurement")
     overrides: list[Override] = []
 
     @field_validator("datasets", "backbones", "upstreams", mode="before")

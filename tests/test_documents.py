@@ -72,3 +72,33 @@ def test_every_command_of_the_readme_exists():
 def test_files_that_the_readme_links_to_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_committed_table():
+    import csv
+
+    path = ROOT / "results" / "cpu" / "tables" / "table2.csv"
+    cells = {
+        (cell["dataset"], cell["refiner"]): cell
+        for cell in csv.DictReader(path.open(encoding="utf-8"))
+        if cell["selection"] == "last"
+        and cell["backbone"] == "mlp"
+        and cell["metric"] == "auroc"
+        and cell["upstream"] in ("none", "cutmix")
+    }
+    lines = [
+        [part.strip(" *") for part in line.strip("|\n ").split("|")]
+        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    (start,) = [i for i, line in enumerate(lines) if line[0] == "AUROC, %"]
+    datasets, checked = lines[start][1:], 0
+    for row in lines[start + 2 : start + 14]:
+        for dataset, shown in zip(datasets, row[1:], strict=True):
+            cell = cells[dataset, row[0].removeprefix("paper: ")]
+            expected = f"{float(cell['mean']):.2f} ± {float(cell['std']):.2f}"
+            if row[0].startswith("paper: "):
+                expected = f"{float(cell['paper_mean']):.2f}"
+            assert shown == expected, (row[0], dataset)
+            checked += 1
+    assert checked == 12 * len(datasets)

@@ -94,6 +94,7 @@ class Table:
     runs : the complete records behind the cells, by row and data set, by seed.
     dataset_notes : what a reader must know of a data set, from its records.
     notes : what a reader must know of the whole table.
+    untimed : why the times of the runs are no measurement, empty if they are one.
     """
 
     id: str
@@ -106,6 +107,7 @@ class Table:
     missing: dict[tuple[Row, str], str] = field(default_factory=dict)
     dataset_notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    untimed: str = ""
 
     def metrics(self) -> list[str]:
         """Metrics other than the primary ones, NLL and calibration error first."""

@@ -92,6 +92,8 @@ class _Builder:
                 f"Left out: {self.stale} record{'s' if self.stale > 1 else ''} on disk of settings "
                 "that this suite does not plan."
             )
+        if self.spec.untimed:
+            notes.append(f"Training times are left out: {self.spec.untimed}.")
         return Table(
             id=self.id,
             title=self.spec.title or names().titles.get(self.id, ""),
@@ -108,6 +110,7 @@ class _Builder:
             },
             dataset_notes=self._dataset_notes(),
             notes=tuple(notes),
+            untimed=self.spec.untimed,
         )
 
     def _sees_validation(self, row: Row) -> bool:

@@ -51,6 +51,8 @@ def training_seconds(record: Record) -> float:
 
 def overheads(table: Table, row: Row, baseline: Row, dataset: str) -> dict[int, float]:
     """Overhead in per cent for each seed that both rows have timed."""
+    if table.untimed:
+        return {}
     ours, theirs = (table.runs.get((r, dataset), {}) for r in (row, baseline))
     result = {}
     for seed in sorted(ours.keys() & theirs.keys()):

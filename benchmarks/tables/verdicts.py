@@ -217,7 +217,7 @@ def _time(claim: Claim, table: Table, row: Row, baseline: Row) -> Graded:
         result=result,
         verdict=_verdict(result, claim.direction)
         if means
-        else f"not run: no timed pair of {row.refiner} and {baseline.refiner}",
+        else f"not run: {table.untimed or f'no timed pair of {row.refiner} and {baseline.refiner}'}",
     )
 
 

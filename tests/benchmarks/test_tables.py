@@ -25,6 +25,7 @@ from benchmarks.tables import build, summary, tables
 from benchmarks.tables.cells import Row
 from benchmarks.tables.efficiency import measure
 from benchmarks.tables.layout import lay_out, number
+from benchmarks.tables.verdicts import grade
 
 GOLDEN = Path(__file__).parent / "golden"
 COLUMNS = (
@@ -410,6 +411,18 @@ def test_records_without_times_have_no_overhead(suite, tmp_path):
         bare = Record.model_validate({**record.model_dump(), "seconds": {}})
         records.write(tmp_path, bare)
     assert all(not measure(table) for table in tables(suite, tmp_path))
+
+
+def test_times_of_a_shared_machine_are_left_out_and_no_claim_is_graded_on_them(suite):
+    shared = {
+        name: table.model_copy(update={"untimed": "the machine was shared"})
+        for name, table in suite.tables.items()
+    }
+    found = tables(suite.model_copy(update={"tables": shared}), GOLDEN / "results")
+    assert all(not measure(table) for table in found)
+    assert all("Training times are left out" in table.notes[-1] for table in found if table.runs)
+    graded = [line for line in grade(found) if line.claim.kind == "time"]
+    assert {line.verdict for line in graded} == {"not run: the machine was shared"}
 
 
 # The package ----------------------------------------------------------------------------------------
