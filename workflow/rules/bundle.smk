@@ -10,7 +10,10 @@ rule bundle:
         lambda wildcards: ancient(
             f"{RESULTS}/done/fetch/{FIRST[wildcards.bundle].settings.dataset.name}"
         ),
-        lambda wildcards: ancient(generated_sets(wildcards.bundle)),
+        lambda wildcards: [
+            ancient(f"{RESULTS}/done/generate/{dataset}/{images}")
+            for dataset, images in GENERATED[wildcards.bundle]
+        ],
     output:
         f"{RESULTS}/bundles/{{bundle}}.json",
     log:

@@ -4,13 +4,8 @@
 # marker: running the rule again makes only what is missing, so a killed or edited job loses nothing.
 from benchmarks.generate import cost as generation
 
-
-def generated_sets(bundle):
-    """Markers of the sets that a bundle's upstream serves."""
-    return [
-        f"{RESULTS}/done/generate/{dataset}/{images}"
-        for dataset, images in generation.sets_of(BUNDLES[bundle])
-    ]
+# Sets that each bundle's upstream serves, as (data set, images).
+GENERATED = {bundle: generation.sets_of(specs) for bundle, specs in BUNDLES.items()}
 
 
 rule generate:
