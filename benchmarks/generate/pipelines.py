@@ -149,7 +149,7 @@ class Diffusion:
 
         pipeline = getattr(diffusers, self.recipe.class_name).from_pretrained(
             self.folder,
-            torch_dtype=getattr(torch, self.dtype),
+            dtype=getattr(torch, self.dtype),
             use_safetensors=True,
             local_files_only=True,
             # It blackens what it takes for indecent, birds among it, and nobody sees these images.
