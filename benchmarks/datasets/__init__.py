@@ -1,1 +1,1 @@
-"""datasets"""
+"""Data sets: a registered ``load(name, *, seed, **settings) -> Data``; one file a family, found by discovery."""
