@@ -36,6 +36,7 @@ NEUTRAL = frozenset(
         "benchmarks.sources",
         "benchmarks.spec",
         "benchmarks.suite",
+        "benchmarks.weights",
         "saflex.errors",
     }
 )

@@ -96,7 +96,7 @@ def read(place: Location) -> Manifest:
         There is none (the line says how to make it), or it is no manifest.
     """
     dataset, name = place.folder.parts[-2:]
-    command = f"python -m benchmarks.generate make --dataset {dataset} --images {name}"
+    command = f"python -m benchmarks generate make --dataset {dataset} --images {name}"
     if not place.manifest.is_file():
         raise DataError(
             f"generated images {dataset}/{name} are not at hand ({place.manifest} is missing): "

@@ -235,7 +235,7 @@ def test_the_model_decides_the_loop(data):
 @pytest.mark.slow
 def test_a_real_run_becomes_a_record_with_both_splits(tmp_path, monkeypatch):
     monkeypatch.setenv("SAFLEX_HOME", str(tmp_path))
-    plan = suite.plan(suite.load("cpu-contrastive"))
+    plan = suite.plan(suite.load("cpu"), table="4")
     chosen = next(run for run in plan if run.refiner == "saflex")
     content = chosen.model_dump()
     content["settings"]["recipe"] |= {"epochs": 1, "evaluate_every": 1}

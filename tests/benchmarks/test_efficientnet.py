@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks import registry, suite, weights
 from benchmarks.data import Data, Split
 from benchmarks.datasets import cub, frozen_features
 from benchmarks.errors import BenchmarkError, DataError
@@ -49,14 +51,20 @@ def test_weights_that_are_not_at_hand_are_named_with_address_size_and_place(tmp_
 
 
 def test_missing_weights_of_a_suite_are_listed_once(tmp_path, monkeypatch):
-    from benchmarks import suite
-
     monkeypatch.setenv("SAFLEX_DATA", str(tmp_path))
     monkeypatch.setenv("SAFLEX_HOME", str(tmp_path / "home"))
-    (line,) = pretrained.missing(suite.plan(suite.load("paper"), table="3"))
-    assert "resnet50-0676ba61.pth" in line
-    (line,) = pretrained.missing(suite.plan(suite.load("cpu-generated")))
-    assert "EfficientNet-Lite0 are not at hand (19 MB)" in line
+    (source,) = weights.missing(suite.plan(suite.load("paper"), table="3"))
+    assert source == resnet50.WEIGHTS
+    (source,) = weights.missing(suite.plan(suite.load("cpu"), table="3"))
+    assert "EfficientNet-Lite0 are not at hand (19 MB)" in weights.absent(source)
+    (source,) = weights.missing(suite.plan(suite.load("paper"), table="4"))
+    assert source.path == "weights/vit-b-16-openai.safetensors"
+
+
+@pytest.mark.parametrize("name", ["resnet50-imagenet", "efficientnet-lite0", "mlp"])
+def test_weights_read_from_the_source_are_those_the_module_declares(name):
+    module = importlib.import_module(registry.modules("models")[name])
+    assert weights.of(name) == getattr(module, "WEIGHTS", None)
 
 
 def test_altered_weights_are_refused(tmp_path, monkeypatch):
