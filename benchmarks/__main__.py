@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.generate.commands import app as generate
 
 app = typer.Typer(
     name="saflex-bench",
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 track = typer.Typer(help="Experiment tracking: records into MLflow.", no_args_is_help=True)
 app.add_typer(track, name="track")
+app.add_typer(generate, name="generate")
 
 SuiteName = Annotated[
     str, typer.Option("--suite", "-s", help="demo, cpu, paper, or the path of a suite's YAML file")

@@ -18,12 +18,17 @@ from typing import Any, Literal
 
 import yaml
 
-from benchmarks import sources
+from benchmarks import sources, weights
+from benchmarks.contrastive import cost as contrastive
+from benchmarks.generate import cost as generation
 from benchmarks.spec import RunSpec
 from benchmarks.suite import Suite, bundles, plan
 
 Device = Literal["cpu", "gpu"]
 RATES = Path(__file__).with_name("cost_rates.yaml")
+
+# The model whose steps are counted in FLOPs, not by a rate (`contrastive.cost`).
+ARITHMETIC = "clip-vit-b16"
 
 # A scheduler kills a job that runs past its limit, so the limit is well above the estimate.
 RUNTIME_MARGIN = 3
@@ -38,7 +43,7 @@ class BundleCost:
     ----------
     steps : optimiser steps of all its runs together.
     seconds : wall-clock of all its runs together on one device.
-    basis : where the seconds come from.
+    basis : where the seconds come from, one entry for each thing that was assumed or measured.
     memory_mb : host memory of the process, MB.
     """
 
@@ -48,7 +53,7 @@ class BundleCost:
     runs: int
     steps: int
     seconds: float
-    basis: str
+    basis: tuple[str, ...]
     memory_mb: int
 
     @property
@@ -90,7 +95,8 @@ class Estimate:
         """Every basis the estimate stands on, with the number of bundles that use it."""
         counts: dict[str, int] = defaultdict(int)
         for cost in self.bundles:
-            counts[cost.basis] += 1
+            for basis in cost.basis:
+                counts[basis] += 1
         return [f"{basis} ({count} bundles)" for basis, count in sorted(counts.items())]
 
 
@@ -125,7 +131,10 @@ def downloads(suite: Suite) -> dict[str, int | None]:
 def show(suite: Suite, *, table: str | None = None) -> None:
     """Print the estimate of a suite or of one of its tables, from its records where it has some."""
     whole = estimate(suite, table=table, results=Path("results") / suite.name)
-    print(render(whole, downloads(suite), by_bundle=table is not None), end="")
+    specs = plan(suite, table=table)
+    print(render(whole, _lacking(specs), by_bundle=table is not None), end="")
+    for title, lines in _particulars(specs):
+        print(f"\n{title}\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def per_bundle(suite: Suite) -> dict[str, BundleCost]:
@@ -138,8 +147,9 @@ def render(whole: Estimate, to_download: dict[str, int | None], *, by_bundle: bo
     device = _rates()["devices"][whole.device]
     lines = [f"suite {whole.suite}, estimated for {device['label']}"]
     if by_bundle:
+        width = max(len(c.bundle) for c in whole.bundles)
         lines += [
-            f"  {c.bundle:<60} {c.runs:>4} runs {c.steps:>12,} steps {_span(c.seconds):>8} "
+            f"  {c.bundle:<{width}} {c.runs:>4} runs {c.steps:>12,} steps {_span(c.seconds):>8} "
             f"{c.memory_mb:>7,} MB"
             for c in whole.bundles
         ]
@@ -153,10 +163,14 @@ def render(whole: Estimate, to_download: dict[str, int | None], *, by_bundle: bo
     lines.append(
         hours + (f", about {_span(seconds / at_once)} on {at_once}" if at_once > 1 else "")
     )
-    gigabytes = sum(size or 0 for size in to_download.values()) / 1e9
+    known = {name: size / 1e9 for name, size in to_download.items() if size}
     unknown = [name for name, size in to_download.items() if size is None]
     also = f", and {', '.join(unknown)} (size not stated)" if unknown else ""
-    lines.append(f"  to download {gigabytes:.3f} GB{also}")
+    lines.append(f"  to download {sum(known.values()):.3f} GB{also}")
+    lines += [
+        f"    {size:6.3f} GB  {name}"
+        for name, size in sorted(known.items(), key=lambda item: -item[1])
+    ]
     lines.append("  based on")
     lines += [f"    {line}" for line in whole.assumptions()]
     return "\n".join(lines) + "\n"
@@ -177,11 +191,15 @@ def _bundle_cost(
     spec, steps = specs[0], training_steps(specs[0])
     seconds, basis = _seconds_per_step(spec, device=device)
     run_seconds = steps * seconds + _evaluation_seconds(spec, device=device)
+    if device == "gpu" and spec.settings.model.name == ARITHMETIC:
+        row = contrastive.row_cost(specs)
+        steps, run_seconds = row.steps, 3600 * row.hours
+        basis = (f"{ARITHMETIC}: arithmetic of FLOPs, in full below",)
     if rate := measured.get(_method(spec)):
         run_seconds = steps * rate
-        basis = "measured: median of this suite's records of the same method"
+        basis = ("measured: median of this suite's records of the same method",)
     if own := measured.get(bundle):
-        run_seconds, basis = own, "measured: this bundle's own records"
+        run_seconds, basis = own, ("measured: this bundle's own records",)
     size = _of("datasets", spec.settings.dataset.name)
     memory = _of("backbones", spec.settings.model.name)["memory_mb"]
     return BundleCost(
@@ -196,13 +214,16 @@ def _bundle_cost(
     )
 
 
-def _seconds_per_step(spec: RunSpec, *, device: Device) -> tuple[float, str]:
+def _seconds_per_step(spec: RunSpec, *, device: Device) -> tuple[float, tuple[str, ...]]:
     rate = _of("backbones", spec.settings.model.name)[device]
     refiner = _of("refiners", spec.settings.refiner.name)
     plain = rate["fixed"] + rate["per_row"] * spec.settings.recipe.batch_size
     clean = _rates()["clean_batch_factor"] if spec.settings.clean_share else 0.0
-    basis = f"{spec.settings.model.name}: {rate['basis']}; {spec.settings.refiner.name}: "
-    return plain * (refiner["factor"] + clean), basis + refiner["basis"]
+    basis = (
+        f"{spec.settings.model.name}: {rate['basis']}",
+        f"{spec.settings.refiner.name}: {refiner['factor']:g} plain steps, {refiner['basis']}",
+    )
+    return plain * (refiner["factor"] + clean), basis
 
 
 def _evaluation_seconds(spec: RunSpec, *, device: Device) -> float:
@@ -242,10 +263,31 @@ def _method(spec: RunSpec) -> tuple[str, str, float]:
 
 def _download_bytes(dataset: str) -> int | None:
     """Bytes a data set has still to download; None where its publisher does not say."""
-    alternatives = sources.of(dataset)
-    if not alternatives or any(sources.find(source) for source in alternatives):
-        return 0
-    return next((source.size for source in alternatives if source.size), None)
+    sizes = [source.size for source in sources.lacking(dataset)]
+    return sum(sizes) if all(sizes) else None
+
+
+def _lacking(specs: list[RunSpec]) -> dict[str, int | None]:
+    """Bytes that runs have still to download: data sets, sharing a file or not, and weights."""
+    sizes: dict[str, int] = {}
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for name in sorted({spec.settings.dataset.name for spec in specs}):
+        for source in sources.lacking(name):
+            sizes[source.path] = source.size
+            wanted[source.path].append(name)
+    found = {", ".join(names): sizes[path] or None for path, names in wanted.items()}
+    found |= {source.name: source.size for source in weights.missing(specs)}
+    diffusion = generation.missing(specs)
+    return found | {f"weights {w.repository}": round(1e9 * w.gigabytes) for w in diffusion}
+
+
+def _particulars(specs: list[RunSpec]) -> Iterable[tuple[str, list[str]]]:
+    """Estimates that have an arithmetic of their own: generated images, and Table 4 row by row."""
+    if lines := generation.render(generation.estimate(specs)):
+        yield "images to generate for table 3", lines
+    if clip := [spec for spec in specs if spec.settings.model.name == ARITHMETIC]:
+        title, *lines = contrastive.render(contrastive.estimate(clip)).splitlines()
+        yield title, [line.removeprefix("  ") for line in lines]
 
 
 def _of(kind: str, name: str) -> dict[str, Any]:

@@ -39,12 +39,12 @@ def fetch(
     Returns
     -------
     list of Path
-        One verified file per data set that has one.
+        The verified files of all data sets; none of those that ship with a package.
 
     Raises
     ------
     DataError
-        One line per data set that could not be had, after all others were fetched.
+        One line per file that could not be had, after all others were fetched.
     UnknownName
         Before anything is downloaded.
     """
@@ -54,10 +54,14 @@ def fetch(
         registry.check("datasets", name)
     paths, failures = [], []
     for name in wanted:
-        try:
-            paths += _fetch_one(name, complete=complete, console=console)
-        except DataError as error:
-            failures.append(f"{name}: {error}")
+        files = sources.files(name)
+        if not files:
+            console.print(f"{name}: nothing to download, it ships with a package")
+        for alternatives in files:
+            try:
+                paths.append(_fetch_one(name, alternatives, complete=complete, console=console))
+            except DataError as error:
+                failures.append(f"{name}: {error}")
     if failures:
         raise DataError("\n".join(failures))
     return paths
@@ -65,22 +69,18 @@ def fetch(
 
 def download_bytes(dataset: str) -> int | None:
     """Bytes a data set has to download: 0 if at hand or shipped, None if its publisher is silent."""
-    alternatives = sources.of(dataset)
-    if not alternatives or any(sources.find(source) for source in alternatives):
-        return 0
-    return next((source.size for source in alternatives if source.urls), 0) or None
+    sizes = [source.size for source in sources.lacking(dataset)]
+    return sum(sizes) if all(sizes) else None
 
 
-def _fetch_one(name: str, *, complete: bool, console: Console) -> list[Path]:
-    alternatives = sources.of(name)
-    if not alternatives:
-        console.print(f"{name}: nothing to download, it ships with a package")
-        return []
+def _fetch_one(
+    name: str, alternatives: tuple[Source, ...], *, complete: bool, console: Console
+) -> Path:
     found = _at_hand(alternatives, name)
     if found and not (complete and found.source.partial):
         hint = "; --complete downloads the complete file" if found.source.partial else ""
         console.print(f"{name}: {found.path} is at hand and verified ({found.checksum}){hint}")
-        return [found.path]
+        return found.path
     published = [source for source in alternatives if source.urls]
     if not published:
         sources.locate_any(alternatives, name)  # raises: says where to put the file
@@ -92,7 +92,7 @@ def _fetch_one(name: str, *, complete: bool, console: Console) -> list[Path]:
             problems.append(str(error))
         else:
             console.print(f"{name}: {path} downloaded and verified")
-            return [path]
+            return path
     raise DataError("; ".join(problems))
 
 

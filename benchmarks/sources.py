@@ -1,7 +1,8 @@
 """Where a data file is published, where it lies here, and whether it is the file it should be.
 
 A data set's module lists its files under ``SOURCES``: alternatives in order of preference, each one
-complete on its own. Imports neither torch nor numpy.
+complete on its own; and under ``PARTS`` what is needed besides, such as split lists. Imports neither
+torch nor numpy.
 """
 
 from __future__ import annotations
@@ -76,6 +77,20 @@ def of(dataset: str) -> tuple[Source, ...]:
     registry.check("datasets", dataset)
     module = importlib.import_module(registry.modules("datasets")[dataset])
     return tuple(getattr(module, "SOURCES", {}).get(dataset, ()))
+
+
+def files(dataset: str) -> list[tuple[Source, ...]]:
+    """List every file that a data set needs, each as its alternatives; empty if shipped with a package."""
+    main = of(dataset)
+    module = importlib.import_module(registry.modules("datasets")[dataset])
+    parts = getattr(module, "PARTS", {}).get(dataset, ())
+    return [*([main] if main else []), *((part,) for part in parts)]
+
+
+def lacking(dataset: str) -> list[Source]:
+    """List the files of a data set that are not at hand, of alternatives the one with a known size."""
+    absent = [several for several in files(dataset) if not any(map(find, several))]
+    return [next((s for s in several if s.size), several[0]) for several in absent]
 
 
 def find(source: Source) -> Path | None:

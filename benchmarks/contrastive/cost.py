@@ -1,6 +1,7 @@
 """What Table 4 takes, by arithmetic: device hours and gigabytes from FLOPs, never measured. No torch.
 
-``python -m benchmarks.contrastive.cost`` prints it for the paper suite.
+``python -m benchmarks cost --suite paper`` prints it; ``python -m benchmarks.contrastive.cost`` for
+every device.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class TableCost:
     """Estimate of the table, and what it stands on."""
 
     device: str
+    epochs: int
     rows: tuple[RowCost, ...]
     download_gb: float
     disk_gb: float
@@ -117,6 +119,7 @@ def estimate(specs: Iterable[RunSpec], *, device: str = "H100 80 GB") -> TableCo
     checkpoint = PARAMETERS * (3 + 1) * 4 / GIGA  # weights, two moments, weights of the best epoch
     return TableCost(
         device=device,
+        epochs=max(spec.settings.recipe.epochs for runs in grouped.values() for spec in runs),
         rows=rows,
         download_gb=(ARCHIVE_BYTES + 4 * PARAMETERS) / GIGA,
         disk_gb=2 * ARCHIVE_BYTES / GIGA + 4 * PARAMETERS / GIGA + checkpoint,
@@ -164,15 +167,19 @@ def row_cost(runs: list[RunSpec], *, device: str = "H100 80 GB") -> RowCost:
 
 def render(cost: TableCost) -> str:
     """Lay out an estimate for a terminal."""
-    lines = [f"Table 4 by arithmetic, on one {cost.device}"]
+    lines = [
+        f"Table 4 by arithmetic, on one {cost.device}: CLIP ViT-B/16, {cost.epochs} epochs of "
+        f"{ROWS['train']:,} images"
+    ]
     lines += [
-        f"  {row.upstream + '/' + row.row:<40} {row.runs} seeds x {row.hours:5.2f} h = "
-        f"{row.total_hours:6.1f} h   {row.steps:>6,} steps   {row.memory_gb:5.1f} GB"
+        f"  {row.upstream + '/' + row.row:<36} {row.runs} seeds x {row.hours:5.2f} h = "
+        f"{row.total_hours:5.1f} h {row.steps:>7,} steps a run {row.memory_gb:5.1f} GB of device memory"
         for row in cost.rows
     ]
     lines.append(
         f"  together {cost.hours:.0f} device hours, up to {cost.memory_gb:.0f} GB of device memory, "
-        f"{cost.download_gb:.2f} GB to download, {cost.disk_gb:.0f} GB on disk"
+        f"{cost.download_gb:.2f} GB to download (archive {ARCHIVE_BYTES / GIGA:.2f}, CLIP weights "
+        f"{4 * PARAMETERS / GIGA:.2f}), {cost.disk_gb:.0f} GB on disk"
     )
     return "\n".join([*lines, "  based on", *(f"    {line}" for line in cost.assumptions)]) + "\n"
 

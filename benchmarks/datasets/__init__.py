@@ -1,1 +1,1 @@
-"""Data sets: a registered ``load(name, *, seed, **settings) -> Data``; one file a family, found by discovery."""
+"""Data sets: a registered ``load(name, *, seed, **settings) -> Data``; one file a family."""

@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks import sources
 from benchmarks.datasets.image_files import ImageList, Index
+from benchmarks.datasets.iwildcam_wilds import IMAGES
 from benchmarks.errors import DataError
 from benchmarks.registry import register
 from benchmarks.sources import Source
@@ -28,14 +29,7 @@ CLASSES = {
     49: "giraffes",
     52: "dik-diks",
 }
-RELEASE = "iwildcam_v2.0"
-# WILDS publishes no checksum of its archive, so it is left to the `wilds` package to download it.
-FOLDER = Source(
-    name="iWildCam2020-WILDS 2.0, unpacked by the wilds package (root_dir=SAFLEX_DATA/iwildcam)",
-    path="iwildcam/iwildcam_v2.0/RELEASE_v2.0.txt",
-    size=11_957_420_032,
-)
-SOURCES = {"iwildcam-subset": (FOLDER,)}
+SOURCES = {"iwildcam-subset": (IMAGES,)}
 _LISTS_AT = "https://raw.githubusercontent.com/lisadunlap/ALIA/main/data/iwildcam_v2.0"
 
 
@@ -62,6 +56,7 @@ LISTS = {
         "train_extra_subset.csv", "47b73bbfd6484589ce25ee90901b66bbf0f952c4b0ba2447a83ccc1c0920257e"
     ),
 }
+PARTS = {"iwildcam-subset": tuple(LISTS.values())}
 
 
 def prepare(image: Image.Image) -> np.ndarray:
@@ -79,7 +74,7 @@ def prepare(image: Image.Image) -> np.ndarray:
 
 def index() -> Index:
     """List the files of every split: 6,052 train, 2,826 validation, 8,483 test, 2,224 extra."""
-    root = sources.locate(FOLDER).parent
+    root = sources.locate(IMAGES).parent
     return Index(
         name="iwildcam-subset",
         root=root,

@@ -8,7 +8,6 @@ of WiSE-FT and FLYP.
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,12 @@ from benchmarks.sources import Source
 if TYPE_CHECKING:
     from benchmarks.contrastive.data import ImageTextData
 
-FOLDER = "iwildcam_v2.0"
-ARCHIVE_BYTES = 11_957_420_032  # as the `wilds` package states
+# WILDS publishes no checksum of its archive: the `wilds` package itself downloads and unpacks it.
+IMAGES = Source(
+    name="iWildCam2020-WILDS 2.0, unpacked by the wilds package (root_dir=SAFLEX_DATA/iwildcam)",
+    path="iwildcam/iwildcam_v2.0/RELEASE_v2.0.txt",
+    size=11_957_420_032,  # of the archive, as the `wilds` package states
+)
 TEMPLATES = ("a photo of {}.", "{} in the wild.")
 SPLITS = {"train": "train", "validation": "id_val", "test": "id_test", "ood_test": "test"}
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -37,8 +40,8 @@ LABELS = Source(
     ),
     checksum="sha256:3aa81be6bfded6764247edd7f491b04a25b85c34321b748ff170809e6b97d3e1",
 )
-# `fetch` brings the names; the images are 12 GB that `wilds` itself downloads and unpacks.
-SOURCES = {"iwildcam-wilds": (LABELS,)}
+SOURCES = {"iwildcam-wilds": (IMAGES,)}
+PARTS = {"iwildcam-wilds": (LABELS,)}
 
 
 @register("iwildcam-wilds")
@@ -62,7 +65,7 @@ def load(name: str, *, seed: int, side: int = 224) -> ImageTextData:
     root = find_root()
     dataset = get_dataset("iwildcam", root_dir=str(root), download=False)
     names, found = class_names(dataset.n_classes)
-    metadata = root / FOLDER / "metadata.csv"
+    metadata = root / "iwildcam_v2.0" / "metadata.csv"
     return ImageTextData(
         name=name,
         **{split: _split(dataset, theirs, side) for split, theirs in SPLITS.items()},
@@ -76,7 +79,7 @@ def load(name: str, *, seed: int, side: int = 224) -> ImageTextData:
         shift="camera traps at other locations",
         notes=("id test: cameras seen in training; ood test: other cameras (WILDS 2.0)",),
         provenance={
-            f"{FOLDER}/metadata.csv": sources.checksum(metadata, "sha256"),
+            "iwildcam_v2.0/metadata.csv": sources.checksum(metadata, "sha256"),
             LABELS.path: found,
         },
     )
@@ -100,17 +103,14 @@ class WildsEvaluation:
 
 
 def find_root() -> Path:
-    """Find the folder that holds ``iwildcam_v2.0``: SAFLEX_DATA or its ``wilds``, or the data folder."""
-    local = os.environ.get("SAFLEX_DATA")
-    places = [Path(local) / "wilds", Path(local)] if local else []
-    places.append(sources.home() / "raw" / "wilds")
-    for place in places:
-        if (place / FOLDER / "metadata.csv").is_file():
-            return place
+    """Find the folder that holds ``iwildcam_v2.0``: ``iwildcam`` of SAFLEX_DATA or of the data folder."""
+    if found := sources.find(IMAGES):
+        return found.parents[1]
+    target = sources.raw_path(IMAGES).parents[1]
     raise DataError(
-        f'iWildCam of WILDS is not at hand ({ARCHIVE_BYTES / 1e9:.2f} GB): run python -c "from wilds '
-        f"import get_dataset; get_dataset('iwildcam', root_dir='{places[-1]}', download=True)\" or "
-        f"put the folder {FOLDER} into {' or '.join(map(str, places))}"
+        f'iWildCam of WILDS is not at hand ({IMAGES.size / 1e9:.2f} GB): run python -c "from wilds '
+        f"import get_dataset; get_dataset('iwildcam', root_dir='{target}', download=True)\" or put "
+        f"the folder iwildcam_v2.0 into iwildcam of SAFLEX_DATA"
     )
 
 

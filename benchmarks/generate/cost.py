@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks.generate import manifest as manifests
 from benchmarks.generate import weights
 from benchmarks.generate.pipelines import Recipe, recipe
+from benchmarks.generate.weights import Weights
 from benchmarks.spec import RunSpec
 
 # Images of a set of the paper: as many as the extra set; Text2Img at most 50 a class.
@@ -34,7 +35,7 @@ class SetCost:
 
     Attributes
     ----------
-    download_gigabytes : of weights, 0 where they are at hand.
+    at_hand : its weights are on this machine.
     gpu_hours : on one data-centre GPU, from `TERAMACS` and `SUSTAINED_TERAFLOPS` (assumed).
     made : the set is complete, nothing is left to do.
     """
@@ -42,8 +43,8 @@ class SetCost:
     dataset: str
     name: str
     images: int
-    weights: str
-    download_gigabytes: float
+    weights: Weights
+    at_hand: bool
     disk_gigabytes: float
     gpu_hours: float
     made: bool
@@ -64,33 +65,51 @@ def estimate(specs: Iterable[RunSpec]) -> list[SetCost]:
     return [_estimate(dataset, name) for dataset, name in sets_of(specs) if name in DIFFUSION]
 
 
-def missing(specs: Iterable[RunSpec]) -> list[str]:
-    """One line per thing that generation lacks on this machine, for `doctor`."""
-    lines = []
-    for dataset, name in sets_of(specs):
-        if manifests.location(dataset, name).manifest.is_file():
-            continue
-        line = f"generated images {dataset}/{name} are not made yet"
-        if name in DIFFUSION and weights.local(recipe(name, dataset).weights) is None:
-            needed = recipe(name, dataset).weights
-            line += (
-                f", and their weights ({needed.repository}, {needed.gigabytes} GB) are not at hand"
-            )
-        lines.append(line)
-    return lines
+def missing(specs: Iterable[RunSpec]) -> list[Weights]:
+    """Diffusion weights that sets still to be made need and this machine lacks, each once."""
+    lacking = [own.weights for own in estimate(specs) if not own.made and not own.at_hand]
+    return list(dict.fromkeys(lacking))
+
+
+def unmade(specs: Iterable[RunSpec]) -> list[str]:
+    """Sets that are not made yet, such as ``cub/img2img``; the workflow makes them before the runs."""
+    return [
+        f"{dataset}/{name}"
+        for dataset, name in sets_of(specs)
+        if not manifests.location(dataset, name).manifest.is_file()
+    ]
+
+
+def absent(wanted: Weights) -> str:
+    """Say how big weights are, where they come from, and where to put a copy."""
+    return (
+        f"{wanted.repository} is not at hand ({wanted.gigabytes} GB): `generate` downloads it from the "
+        f"hub, or put a snapshot of revision {wanted.revision[:8]} at weights/{wanted.folder} below "
+        "SAFLEX_DATA"
+    )
+
+
+def render(sets: Iterable[SetCost]) -> list[str]:
+    """Lay out an estimate for a terminal, one line a set and what it assumes; empty for no sets."""
+    lines = [
+        f"{own.dataset + '/' + own.name:<36} {own.images:>6,} images {own.gpu_hours:>6.1f} GPU h "
+        f"{own.disk_gigabytes:>5.1f} GB on disk  {'made' if own.made else own.weights.folder}"
+        for own in sets
+    ]
+    assumed = f"{TERAMACS} T multiply-adds a pass at {SUSTAINED_TERAFLOPS:g} TFLOP/s, assumed"
+    return [*lines, f"({assumed}; made once, whatever runs use them)"] if lines else []
 
 
 def _estimate(dataset: str, name: str) -> SetCost:
     chosen = recipe(name, dataset)
     images = IMAGES[dataset, "edit" if chosen.edits else "text2img"]
     made = manifests.location(dataset, name).manifest.is_file()
-    at_hand = weights.local(chosen.weights) is not None
     return SetCost(
         dataset=dataset,
         name=name,
         images=images,
-        weights=chosen.weights.repository,
-        download_gigabytes=0.0 if at_hand or made else chosen.weights.gigabytes,
+        weights=chosen.weights,
+        at_hand=weights.local(chosen.weights) is not None,
         disk_gigabytes=images * MEGABYTES_PER_IMAGE / 1e3,
         gpu_hours=0.0 if made else _passes(chosen, images) * _seconds_per_pass() / 3600,
         made=made,

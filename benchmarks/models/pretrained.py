@@ -30,9 +30,7 @@ def state_dict(source: Source) -> dict[str, Tensor]:
 
 def load_except_head(model: nn.Module, source: Source, *, head: str) -> None:
     """Load everything but the classifier `head`, whose classes are ImageNet's."""
-    state = {
-        name: value for name, value in state_dict(source).items() if not name.startswith(head)
-    }
+    state = {name: value for name, value in state_dict(source).items() if not name.startswith(head)}
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [name for name in missing if not name.startswith(head)]
     if missing or unexpected:

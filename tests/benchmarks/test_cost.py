@@ -46,7 +46,7 @@ def test_own_records_win_over_the_rate_table(tmp_path):
     by_bundle = {c.bundle: c for c in cost.estimate(suite, results=tmp_path).bundles}
     startup = cost._rates()["startup_seconds"]["cpu"]
     assert by_bundle[timed[0].bundle].seconds == len(timed) * 1000 + startup
-    assert "own records" in by_bundle[timed[0].bundle].basis
+    assert by_bundle[timed[0].bundle].basis == ("measured: this bundle's own records",)
     expected = 1000 * cost.training_steps(untimed[0]) / cost.training_steps(timed[0])
     assert by_bundle[untimed[0].bundle].seconds == pytest.approx(len(untimed) * expected + startup)
 

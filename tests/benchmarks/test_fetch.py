@@ -18,7 +18,7 @@ import pytest
 from fabricate import tabular as fabricate
 
 from benchmarks import sources
-from benchmarks.datasets import appetency, qsar, volkert
+from benchmarks.datasets import appetency, iwildcam_subset, qsar, volkert
 from benchmarks.errors import DataError, UnknownName
 from benchmarks.fetch import download, download_bytes, fetch
 from benchmarks.sources import Source
@@ -267,6 +267,29 @@ class TestFetch:
         assert fetch(["appetency"], complete=True) == [sources.raw_path(complete)]
         assert appetency.load("appetency", seed=0).notes == ()
 
+    def test_lists_beside_the_images_are_fetched_though_the_images_are_left_to_wilds(
+        self, server, monkeypatch
+    ):
+        lists = {}
+        for split, source in iwildcam_subset.LISTS.items():
+            content = f"split,location_remapped,y,filename\n{split}\n".encode()
+            server.files[f"/{split}"] = content
+            lists[split] = replace(source, urls=(server.url(f"/{split}"),), checksum=md5(content))
+        monkeypatch.setitem(iwildcam_subset.PARTS, "iwildcam-subset", tuple(lists.values()))
+        with pytest.raises(DataError) as caught:
+            fetch(["iwildcam-subset"])
+        assert "wilds package" in str(caught.value)
+        assert "11,957.4 MB" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+        for split, source in lists.items():
+            assert sources.raw_path(source).read_bytes() == server.files[f"/{split}"]
+        images = sources.raw_path(iwildcam_subset.IMAGES)
+        images.parent.mkdir(parents=True)
+        images.write_text("2.0")
+        before = len(server.requests)
+        assert len(fetch(["iwildcam-subset"])) == 5
+        assert len(server.requests) == before
+
     def test_bytes_to_download(self, fabricated, server):
         assert download_bytes("qsar") == len(server.files["/qsar"])
         fetch(["qsar"])
@@ -321,7 +344,7 @@ class TestVerification:
         from benchmarks import registry
 
         for name in registry.modules("datasets"):
-            for source in sources.of(name):
+            for source in (one for several in sources.files(name) for one in several):
                 openml = any(url.startswith("openml:") for url in source.urls)
                 # A folder unpacked by hand, such as CUB's, is checked file by file where it is read.
                 assert source.checksum or openml or not source.urls

@@ -247,7 +247,7 @@ def test_settings_are_the_protocol_s():
 
 def test_killed_process_goes_on_to_the_same_manifest(index, tmp_path, monkeypatch):
     """SIGKILL of the real command, in the middle; the same command finishes what is left."""
-    command = [sys.executable, "-m", "benchmarks.generate", "make", "-d", "cub", "-i"]
+    command = [sys.executable, "-m", "benchmarks", "generate", "make", "-d", "cub", "-i"]
     command += ["randaugment-views"]
     whole = make(index, "randaugment-views", RandAugmentViews())
     expected = content("randaugment-views")
@@ -270,17 +270,17 @@ def test_killed_process_goes_on_to_the_same_manifest(index, tmp_path, monkeypatc
 def test_command_line_makes_images_through_a_weights_folder(index, tiny):
     from typer.testing import CliRunner
 
-    from benchmarks.generate.__main__ import app
+    from benchmarks.__main__ import app
 
     options = ["--weights", str(tiny["img2img"]), "--device", "cpu", "--dtype", "float32"]
     options += ["--size", "32", "--steps", "4"]
-    result = CliRunner().invoke(app, ["make", "-d", "cub", "-i", "img2img", *options])
+    result = CliRunner().invoke(app, ["generate", "make", "-d", "cub", "-i", "img2img", *options])
     assert result.exit_code == 0, result.output
-    result = CliRunner().invoke(app, ["sheet", "-d", "cub", "-i", "img2img"])
+    result = CliRunner().invoke(app, ["generate", "sheet", "-d", "cub", "-i", "img2img"])
     assert result.exit_code == 0, result.output
     with Image.open(result.output.strip()) as page:
         assert page.width > 1000
-    wrong = CliRunner().invoke(app, ["make", "-d", "cub", "-i", "img2imgs"])
+    wrong = CliRunner().invoke(app, ["generate", "make", "-d", "cub", "-i", "img2imgs"])
     assert isinstance(wrong.exception, UnknownName)
     assert "did you mean 'img2img'?" in str(wrong.exception)
 
@@ -383,10 +383,10 @@ def test_cost_names_weights_disk_and_time_of_the_paper_s_sets(tmp_path, monkeypa
     assert set(estimates) == {(d, n) for d in ("cub", "iwildcam-subset") for n in PIPELINES}
     assert estimates["cub", "img2img"].images == 1000
     assert estimates["iwildcam-subset", "img2img"].images == 2224
-    assert all(e.gpu_hours > 0 and e.download_gigabytes > 4 for e in estimates.values())
-    lines = cost.missing(specs)
-    assert len(lines) == 8
-    assert all("4.3 GB" in line for line in lines)
+    assert all(e.gpu_hours > 0 and e.weights.gigabytes > 4 for e in estimates.values())
+    assert cost.missing(specs) == [weights.STABLE_DIFFUSION, weights.INSTRUCT_PIX2PIX]
+    assert len(cost.unmade(specs)) == 8
+    assert "4.3 GB" in cost.absent(weights.INSTRUCT_PIX2PIX)
 
 
 @pytest.mark.data

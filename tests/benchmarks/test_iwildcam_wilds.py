@@ -30,7 +30,7 @@ NAMES = ["empty", "White-lipped peccary", "Lowland paca", "ocelot", "bush dog"]
 def folder(tmp_path_factory):
     """A data folder with iwildcam_v2.0 and the English names, as published but small."""
     root = tmp_path_factory.mktemp("saflex-data")
-    images = root / "wilds" / "iwildcam_v2.0" / "train"
+    images = root / "iwildcam" / "iwildcam_v2.0" / "train"
     images.mkdir(parents=True)
     generator = np.random.default_rng(0)
     lines, number = [], 0
@@ -49,7 +49,6 @@ def folder(tmp_path_factory):
     (place / "categories.csv").write_text("y,category_id,name\n")
     (place / "RELEASE_v2.0.txt").write_text("2.0\n")
     labels = root / "iwildcam" / "labels.csv"
-    labels.parent.mkdir()
     rows = [f"{y},{y},latin {y},{name}" for y, name in enumerate(NAMES)]
     labels.write_text("\n".join(["y,category_id,name,english", *rows, "99999,243,x,opossum"]))
     return root
@@ -71,7 +70,7 @@ def test_splits_are_those_of_wilds(load, folder):
     from wilds import get_dataset
 
     data = load()
-    theirs = get_dataset("iwildcam", root_dir=str(folder / "wilds"), download=False)
+    theirs = get_dataset("iwildcam", root_dir=str(folder / "iwildcam"), download=False)
     assert data.num_classes == theirs.n_classes == CLASSES
     for ours, name in iwildcam_wilds.SPLITS.items():
         split, subset = getattr(data, ours), theirs.get_subset(name)
@@ -92,7 +91,7 @@ def test_metrics_equal_those_of_wilds_eval(load, folder):
     from wilds import get_dataset
 
     data = load()
-    theirs = get_dataset("iwildcam", root_dir=str(folder / "wilds"), download=False)
+    theirs = get_dataset("iwildcam", root_dir=str(folder / "iwildcam"), download=False)
     subset = theirs.get_subset("test")
     # Class 3 is predicted but never true: here scikit-learn's own macro-F1 is another number.
     keep = subset.y_array != 3

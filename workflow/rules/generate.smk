@@ -32,5 +32,5 @@ rule generate:
             "benchmarks.generate.stand_in",
         ),
     shell:
-        "OMP_NUM_THREADS={threads} python -m benchmarks.generate make --dataset {wildcards.dataset}"
+        "OMP_NUM_THREADS={threads} python -m benchmarks generate make --dataset {wildcards.dataset}"
         " --images {wildcards.images} {params.options} > {log} 2>&1"

@@ -1,19 +1,19 @@
-"""Command line of generation: ``python -m benchmarks.generate make|sheet|purify|cost``."""
+"""``python -m benchmarks generate make|sheet|purify|cost``: generated images for Table 3."""
 
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks import registry
-from benchmarks.datasets.image_files import Index
 from benchmarks.errors import BenchmarkError, UnknownName
 
-app = typer.Typer(help="Generated images for Table 3.", no_args_is_help=True, add_completion=False)
+if TYPE_CHECKING:
+    from benchmarks.datasets.image_files import Index
+
+app = typer.Typer(help="Generated images for Table 3.", no_args_is_help=True)
 
 Dataset = Annotated[str, typer.Option("--dataset", "-d", help="cub or iwildcam-subset")]
 Images = Annotated[
@@ -69,7 +69,7 @@ def sheet(dataset: Dataset, images: Images, out: Annotated[Path | None, typer.Op
 
 @app.command()
 def purify(
-    suite: Annotated[str, typer.Option("--suite", "-s")] = "cpu-generated",
+    suite: Annotated[str, typer.Option("--suite", "-s")] = "cpu",
     results: Annotated[Path | None, typer.Option()] = None,
     images: Images = "stand-in",
 ) -> None:
@@ -98,17 +98,15 @@ def cost(suite: Annotated[str, typer.Option("--suite", "-s")] = "paper") -> None
     from benchmarks.generate import cost as costs
 
     specs = suites.plan(suites.load(suite))
-    for own in costs.estimate(specs):
-        print(
-            f"{own.dataset}/{own.name}: {own.images:,} images, {own.gpu_hours:.1f} GPU hours "
-            f"(assumed rate), {own.download_gigabytes:.1f} GB of weights to download, "
-            f"{own.disk_gigabytes:.1f} GB on disk"
-        )
-    for line in costs.missing(specs):
-        print(f"missing: {line}")
+    lines = costs.render(costs.estimate(specs)) or ["no set of this suite needs diffusion"]
+    lines += [f"missing: {costs.absent(weights)}" for weights in costs.missing(specs)]
+    lines += [f"not made yet: {name}" for name in costs.unmade(specs)]
+    print("\n".join(lines))
 
 
 def _index(dataset: str) -> Index:
+    from benchmarks import registry
+
     registry.check("datasets", dataset)
     module = importlib.import_module(registry.modules("datasets")[dataset])
     if not hasattr(module, "index"):
@@ -145,17 +143,3 @@ def _diffusion(
         adapter = finetune(index, folder, tuning, device=settings["device"])
     call = {} if steps is None else {"num_inference_steps": steps}
     return pipelines.Diffusion(recipe=chosen, folder=folder, adapter=adapter, call=call, **settings)
-
-
-def main() -> None:
-    """Run the command line; an error a user can act on is one clear line and exit status 2."""
-    try:
-        app()
-    except BenchmarkError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
