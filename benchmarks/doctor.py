@@ -14,8 +14,9 @@ from typing import Literal
 
 import yaml
 
-from benchmarks import cost, sources
+from benchmarks import sources, weights
 from benchmarks.errors import BenchmarkError
+from benchmarks.generate import cost as generation
 from benchmarks.suite import Suite, plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +52,7 @@ def findings(suite: Suite, *, results: Path, uri: str | None = None) -> Iterator
         packages,
         lambda: disk(results),
         lambda: data(suite),
+        lambda: models(suite),
         gpu,
         slurm,
         lambda: store(results, uri),
@@ -103,22 +105,31 @@ def disk(results: Path, needed: float = FREE_GIGABYTES) -> Iterator[Finding]:
 
 def data(suite: Suite) -> Iterator[Finding]:
     """Find and verify the files of every data set that the suite runs."""
-    sizes = cost.downloads(suite)
     for name in sorted({spec.settings.dataset.name for spec in plan(suite)}):
-        alternatives = sources.of(name)
-        if not alternatives:
+        if not (files := sources.files(name)):
             yield Finding("ok", "data", f"{name}: ships with a package")
-        elif not any(sources.find(source) for source in alternatives):
-            size = f"{sizes[name] / 1e6:,.1f} MB" if sizes[name] else "size not stated"
-            yield Finding(
-                "missing", "data", f"{name} ({size}): `python -m benchmarks fetch --dataset {name}`"
-            )
-        else:
+        for source in sources.lacking(name):
+            size = f"{source.size / 1e6:,.1f} MB" if source.size else "size not stated"
+            text = f"{name}, {source.name} ({size}): `python -m benchmarks fetch --dataset {name}`"
+            yield Finding("missing", "data", text)
+        for alternatives in (several for several in files if any(map(sources.find, several))):
             try:
                 located = sources.locate_any(alternatives, name)
                 yield Finding("ok", "data", f"{name}: {located.path.name}, {located.checksum}")
             except BenchmarkError as error:
                 yield Finding("missing", "data", str(error))
+
+
+def models(suite: Suite) -> Iterator[Finding]:
+    """Look for pretrained weights of backbones and pipelines, and for sets of generated images."""
+    specs = plan(suite)
+    lacking = [weights.absent(source) for source in weights.missing(specs)]
+    lacking += [generation.absent(wanted) for wanted in generation.missing(specs)]
+    yield from (Finding("missing", "weights", text) for text in lacking)
+    if not lacking:
+        yield Finding("ok", "weights", "none is missing")
+    for name in generation.unmade(specs):
+        yield Finding("note", "images", f"{name}: not generated yet, the workflow does it first")
 
 
 def gpu() -> Iterator[Finding]:

@@ -52,6 +52,8 @@ def missing(specs: Iterable[RunSpec]) -> list[Source]:
 def absent(source: Source) -> str:
     """Say what to download, how big it is, and where to put it."""
     origin = f"download {source.urls[0]} and put it" if source.urls else "put it"
+    if source in BY_OPEN_CLIP.values():
+        origin = "open_clip downloads them when first needed, or put its file"
     return (
         f"{source.name} are not at hand ({source.size / 1e6:.0f} MB): {origin} at "
         f"{source.path} below SAFLEX_DATA or {sources.home() / 'raw'}"

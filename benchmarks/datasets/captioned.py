@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.datasets import medmnist
 from benchmarks.errors import BenchmarkError
 from benchmarks.registry import register
 
@@ -17,10 +18,18 @@ if TYPE_CHECKING:
 
     from benchmarks.contrastive.data import ImageTextData
     from benchmarks.data import Split
+    from benchmarks.sources import Source
 
 TEMPLATES = ("a photo of {}.", "{} under the microscope.")
 PRETRAINING_TEMPLATES = ("an image of {}.", "a blood smear with {}.", "a photo of {}.")
 STAIN = (0.6, 1.4)  # factors of haematoxylin and eosin in ood_test
+
+
+def __getattr__(attribute: str) -> dict[str, tuple[Source, ...]]:
+    """Make `SOURCES`, which `fetch` reads, on demand, as `medmnist` does."""
+    if attribute == "SOURCES":
+        return {"captioned-bloodmnist": (medmnist.source("bloodmnist"),)}
+    raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
 
 
 @register("captioned-bloodmnist")
@@ -47,7 +56,6 @@ def load(
 
     from benchmarks.contrastive.data import ImageTextData, Pretraining
     from benchmarks.data import Split
-    from benchmarks.datasets import medmnist
     from benchmarks.seeds import derive
 
     source = medmnist.load("bloodmnist", seed=seed)

@@ -66,6 +66,18 @@ def test_altered_data_is_named(tmp_path, monkeypatch):
     assert "truncated or altered" in qsar.text
 
 
+def test_weights_and_generated_sets_are_named_with_their_sizes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFLEX_DATA", str(tmp_path))
+    monkeypatch.setenv("SAFLEX_HOME", str(tmp_path))
+    found = list(doctor.models(suites.load("paper")))
+    missing = " ".join(finding.text for finding in found if finding.level == "missing")
+    for weights in ("CLIP weights", "ResNet-50", "stable-diffusion-v1-5", "instruct-pix2pix"):
+        assert weights in missing
+    assert missing.count("(4.3 GB)") == 2
+    assert sum(finding.level == "note" for finding in found) == 8
+    assert [finding.level for finding in doctor.models(DEMO)] == ["ok"]
+
+
 def test_full_disk_and_read_only_folder(tmp_path):
     (finding,) = doctor.disk(tmp_path, needed=1e9)
     assert finding.level == "missing"
