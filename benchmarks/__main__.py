@@ -236,7 +236,7 @@ def track_sync(
     from benchmarks import tracking
 
     loaded = suites.load(suite)
-    tracking.sync(_folder(loaded.name, results), uri, watch=watch)
+    tracking.sync(_folder(loaded.name, results), uri, suite=loaded.name, watch=watch)
 
 
 @track.command("ui")
@@ -265,7 +265,8 @@ def track_check(
 
     loaded = suites.load(suite)
     planned = {spec.key for spec in suites.plan(loaded)}
-    raise typer.Exit(tracking.check(_folder(loaded.name, results), uri, planned=planned))
+    folder = _folder(loaded.name, results)
+    raise typer.Exit(tracking.check(folder, uri, suite=loaded.name, planned=planned))
 
 
 def _folder(suite: str, results: Path | None) -> Path:

@@ -122,12 +122,6 @@ def estimate(
     return Estimate(suite=suite.name, device=device, bundles=costs)
 
 
-def downloads(suite: Suite) -> dict[str, int | None]:
-    """Bytes that each data set of a suite has still to download; None where nobody says."""
-    registered = {spec.settings.dataset.name for spec in plan(suite)}
-    return {name: _download_bytes(name) for name in sorted(registered)}
-
-
 def show(suite: Suite, *, table: str | None = None) -> None:
     """Print the estimate of a suite or of one of its tables, from its records where it has some."""
     whole = estimate(suite, table=table, results=Path("results") / suite.name)
@@ -259,12 +253,6 @@ def _timed_records(results: Path) -> Iterable[tuple[RunSpec, float]]:
 
 def _method(spec: RunSpec) -> tuple[str, str, float]:
     return spec.settings.model.name, spec.settings.refiner.name, spec.settings.clean_share
-
-
-def _download_bytes(dataset: str) -> int | None:
-    """Bytes a data set has still to download; None where its publisher does not say."""
-    sizes = [source.size for source in sources.lacking(dataset)]
-    return sum(sizes) if all(sizes) else None
 
 
 def _lacking(specs: list[RunSpec]) -> dict[str, int | None]:

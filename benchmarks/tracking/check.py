@@ -27,6 +27,7 @@ def check(
     results: Path,
     uri: str | None = None,
     *,
+    suite: str | None = None,
     planned: set[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> int:
@@ -34,6 +35,7 @@ def check(
 
     Parameters
     ----------
+    suite : as it was synced under; default: what each record says.
     planned : keys of the suite's plan; runs of other settings, left from an earlier form of the
         suite, are in the store and in no table. Default: every run counts.
 
@@ -46,7 +48,7 @@ def check(
     cells = list(_cells(results))
     if not cells:
         raise BenchmarkError(f"no table in {results / 'tables'}: run `tables` first")
-    suites = {record.spec.suite for record in records.load_all(results)}
+    suites = {suite or record.spec.suite for record in records.load_all(results)}
     found = _runs_by_cell(uri, suites, planned)
     differing = [line for cell in cells if (line := _compare(cell, found))]
     for line in differing:

@@ -24,6 +24,13 @@ SELECTIONS = ("last", "best_validation")
 PARAMETER_LENGTH = 6000
 
 
+def filed(record: Record, suite: str | None) -> Record:
+    """Give a record as one of `suite`'s; its key stays, since a suite's name decides no result."""
+    if suite in (None, record.spec.suite):
+        return record
+    return record.model_copy(update={"spec": record.spec.model_copy(update={"suite": suite})})
+
+
 def experiment_name(spec: RunSpec) -> str:
     """One experiment a table: ``saflex/cpu/table2``."""
     return f"saflex/{spec.suite}/{spec.bundle.split('/')[0]}"

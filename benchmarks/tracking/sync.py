@@ -47,6 +47,7 @@ def sync(
     results: Path,
     uri: str | None = None,
     *,
+    suite: str | None = None,
     watch: bool = False,
     interval: float = 30.0,
     say: Callable[[str], None] = print,
@@ -56,6 +57,8 @@ def sync(
     Parameters
     ----------
     uri : of the store; default: sqlite below the results.
+    suite : whose runs these are; a record made under another suite's name is filed here all the
+        same. Default: what each record says.
     watch : go on until interrupted, a round every `interval` seconds; a server that is down is
         said, and tried again the next round.
 
@@ -67,14 +70,14 @@ def sync(
     uri = store.resolve(results, uri)
     while watch:
         try:
-            say(f"{time.strftime('%H:%M:%S')} {_round(results, uri)}")
+            say(f"{time.strftime('%H:%M:%S')} {_round(results, uri, suite)}")
         except BenchmarkError as error:
             say(f"{time.strftime('%H:%M:%S')} {error}; trying again in {interval:g} s")
         try:
             time.sleep(interval)
         except KeyboardInterrupt:
             return Outcome()
-    outcome = _round(results, uri)
+    outcome = _round(results, uri, suite)
     say(f"{store.without_password(uri)}: {outcome}")
     if outcome.problems:
         more = len(outcome.problems) - SHOWN_PROBLEMS
@@ -83,14 +86,14 @@ def sync(
     return outcome
 
 
-def _round(results: Path, uri: str) -> Outcome:
+def _round(results: Path, uri: str, suite: str | None) -> Outcome:
     from mlflow.exceptions import MlflowException
 
     start, outcome = time.monotonic(), Outcome()
     by_table: dict[str, list[Record]] = defaultdict(list)
     for path in sorted((Path(results) / "records").rglob("seed*.json")):
         try:
-            record = records.read(path)
+            record = runs.filed(records.read(path), suite)
             by_table[runs.experiment_name(record.spec)].append(record)
         except BenchmarkError as error:
             outcome.problems.append(str(error))

@@ -69,6 +69,19 @@ def test_every_record_is_there_once(synced):
     assert len(summaries) == len({r.spec.table for r in records.load_all(synced)})
 
 
+def test_runs_are_filed_by_the_suite_that_is_synced(results):
+    """A record that moved here from another suite is no second experiment."""
+    shutil.rmtree(results / "mlflow")
+    quiet_sync(results, suite="merged")
+    client = store.client(store.resolve(results))
+    names = {e.name for e in client.search_experiments()} - {"Default"}
+    tables = {r.spec.bundle.split("/")[0] for r in records.load_all(results)}
+    assert names == {f"saflex/merged/{table}" for table in tables}
+    assert {run.data.tags["suite"] for of in stored(results).values() for run in of} == {"merged"}
+    assert set(+quiet_sync(results, suite="merged").counts) == {"unchanged"}
+    assert tracking.check(results, suite="merged", planned=PLANNED, say=lambda line: None) == 0
+
+
 def test_second_sync_changes_nothing(results):
     before = (results / "mlflow" / "mlflow.db").read_bytes()
     outcome = quiet_sync(results)
