@@ -178,6 +178,8 @@ def _plan_table(suite: Suite, identifier: str, table: TableSpec):
             if model_entry.not_run:
                 continue
             for upstream, upstream_entry in table.upstreams.items():
+                if upstream_entry.not_run:
+                    continue
                 for row_name in table.rows:
                     row = suite.all_rows[row_name]
                     cell = {

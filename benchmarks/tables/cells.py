@@ -53,6 +53,7 @@ class Cell:
     paper_mean, paper_std : per cent, nan where the paper has no such cell.
     reduced : what was reduced against the protocol, empty if nothing.
     status : empty where every planned seed is there; else what is missing and why.
+    blank : the paper has no such cell, and the suite runs nothing of its row or column: a dash.
     """
 
     table: str
@@ -71,6 +72,7 @@ class Cell:
     paper_std: float
     reduced: str = ""
     status: str = ""
+    blank: bool = False
 
     @property
     def difference(self) -> float:

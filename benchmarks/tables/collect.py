@@ -200,6 +200,7 @@ class _Builder:
             paper_std=paper.std if paper else math.nan,
             reduced=self._reduced(row, column.dataset),
             status=self._status(row, column, values, metric),
+            blank=paper is None and bool(self._absent(row, column.dataset)),
         )
 
     def _paper(self, row: Row, column: Column, metric: str) -> Published | None:
@@ -240,14 +241,8 @@ class _Builder:
 
     def _reason(self, row: Row, dataset: str) -> str:
         """Reason the suite gives for a cell it does not plan."""
-        if reason := self.spec.not_run.get(dataset):
+        if reason := self._absent(row, dataset):
             return reason
-        for entries, name in (
-            (self.spec.backbones, variants.base(row.backbone)),
-            (self.spec.upstreams, row.upstream),
-        ):
-            if (entry := entries.get(name)) and entry.not_run:
-                return entry.not_run
         place = {
             "dataset": dataset,
             "backbone": row.backbone,
@@ -258,6 +253,15 @@ class _Builder:
             if change.skip and all(place[field] in known for field, known in change.match.items()):
                 return change.skip
         return DEFAULT_REASON
+
+    def _absent(self, row: Row, dataset: str) -> str:
+        """Reasons the suite gives for running nothing of an upstream, network or data set at all."""
+        entries = (
+            self.spec.upstreams.get(row.upstream),
+            self.spec.backbones.get(variants.base(row.backbone)),
+            self.spec.datasets.get(dataset),
+        )
+        return ", ".join(entry.not_run for entry in entries if entry and entry.not_run)
 
     def _dataset_notes(self) -> dict[str, tuple[str, ...]]:
         notes: dict[str, dict[str, None]] = {}

@@ -141,6 +141,8 @@ def metric_name(metric: str) -> str:
 def entry(cell: Cell, marks: tuple[int, ...] = (), *, compare: bool = True) -> Entry:
     """Lay out one cell; `compare` puts the paper's beside it."""
     paper = with_std(cell.paper_mean, cell.paper_std, cell.metric) if compare else ""
+    if cell.blank:
+        return Entry(DASH)
     if cell.n == 0:
         return Entry(cell.status, "" if paper == DASH else paper, marks=marks, missing=True)
     count = f"{cell.n}" if cell.n == cell.planned else f"{cell.n}/{cell.planned}"
@@ -172,6 +174,7 @@ def _block(
     columns = [
         column for column in table.columns if primary or _adds(table, column, metric, cells.items())
     ]
+    published = {c for (_, c), cell in cells.items() if not math.isnan(cell.paper_mean)}
     rows = [row for row in table.rows if primary or any(_planned(cells, row, c) for c in columns)]
     heading_marks = tuple(
         footnotes.mark(_dataset_footnotes(table, column)) if primary else () for column in columns
@@ -183,7 +186,7 @@ def _block(
             cell = cells[row, column]
             partial = cell.status if cell.n else ""
             marks = footnotes.mark([partial, cell.reduced])
-            entries.append(entry(cell, marks, compare=primary))
+            entries.append(entry(cell, marks, compare=primary and column in published))
         groups.setdefault(group_title(row), []).append(Line(row.refiner, tuple(entries)))
     name = "test results" if primary else f"test {metric_name(metric)}, {unit(metric)}"
     return Block(
@@ -225,8 +228,9 @@ def _legend(table: Table) -> list[str]:
     ]
     if in_paper:
         legend.append(
-            "Below it the paper's cell and ours minus the paper's. The paper has one SAFLEX row; it "
-            "stands beside each of ours. Its selection rule is not stated; it stands beside both."
+            "Below it, where the paper has the column, its cell and ours minus the paper's. The paper has "
+            "one SAFLEX row; it stands beside each of ours. Its selection rule is not stated; it stands "
+            "beside both. A dash alone: neither published nor run here."
         )
     else:
         legend.append("This is not a table of the paper: there are no published cells.")
