@@ -154,10 +154,9 @@ def figure(results: Path) -> list[Path]:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [
-        Purification(**json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted((results / "purification").glob("*.json"))
-    ]
+    from benchmarks.tables.figures import COLORS
+
+    rows = _measured(results)
     if not rows:
         raise BenchmarkError(f"{results} holds no purification curves: run `purify` first")
     titles = {
@@ -170,7 +169,13 @@ def figure(results: Path) -> list[Path]:
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
         for row in rows:
             values = np.array(getattr(row, name), dtype=float)
-            axis.plot(row.epochs, 100 * _mean(values), label=row.row, linewidth=1.6)
+            axis.plot(
+                row.epochs,
+                100 * _mean(values),
+                label=row.row,
+                color=COLORS.get(row.row),
+                linewidth=1.6,
+            )
         axis.set(title=title, xlabel="epoch", ylim=(-2, 102))
         axis.grid(alpha=0.3)
     first = rows[0]
@@ -196,8 +201,7 @@ def figure(results: Path) -> list[Path]:
 def summary(results: Path) -> list[str]:
     """One line a row: what it found in the last epoch, mean over seeds."""
     lines = []
-    for path in sorted((results / "purification").glob("*.json")):
-        row = Purification(**json.loads(path.read_text(encoding="utf-8")))
+    for row in _measured(results):
         last = {
             name: float(_mean(np.array(getattr(row, name), dtype=float)[:, -1:])[0])
             for name in MEASURES
@@ -205,6 +209,15 @@ def summary(results: Path) -> list[str]:
         shown = ", ".join(f"{name} {100 * value:.0f} %" for name, value in last.items())
         lines.append(f"{row.row}: {shown}; accuracy {100 * np.mean(row.accuracy):.1f} %")
     return lines
+
+
+def _measured(results: Path) -> list[Purification]:
+    """Read the rows measured so far, best precision at the end last."""
+    rows = [
+        Purification(**json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted((results / "purification").glob("*.json"))
+    ]
+    return sorted(rows, key=lambda row: float(_mean(np.array(row.precision, dtype=float))[-1]))
 
 
 def _sheet(decisions: Decisions, made: Manifest, spec: RunSpec, results: Path) -> None:

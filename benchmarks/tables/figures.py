@@ -31,6 +31,12 @@ COLORS = {
     "saflex-printed": "#cf222e",
     "saflex-derived": "#fb8f44",
     "saflex": "#0969da",
+    "saflex-memory": "#0a9396",
+    "confidence-filter": "#bf3989",
+    "zero-shot": "#6e7781",
+    "lp-ft": "#bf3989",
+    "flyp": "#0a9396",
+    "flyp-ties-shared": "#2da44e",
 }
 OTHERS = ("#9a6700", "#bf3989", "#57606a", "#2da44e", "#218bff", "#a475f9")
 DIAGNOSTICS = {

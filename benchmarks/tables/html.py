@@ -13,6 +13,7 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 table.results { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 table.results th, table.results td { padding: .3rem .7rem; text-align: right; vertical-align: top; }
 table.results th { font-weight: 600; white-space: nowrap; }
+table.results thead th { white-space: normal; max-width: 11rem; vertical-align: bottom; }
 table.results tbody th { text-align: left; font-weight: 400; position: sticky; left: 0;
   background: #fff; }
 table.results thead { border-top: 2px solid #1b1f24; border-bottom: 1px solid #1b1f24; }
