@@ -198,6 +198,10 @@ def tables(suite: SuiteName = "demo", results: Results = None) -> None:
 
         table5.record_descriptions(folder)
         written += table5.write(folder / "tables", folder)
+    if (folder / "purification").is_dir():
+        from benchmarks.generate import curves
+
+        written.append(curves.figure(folder))
     building.summary(loaded, folder)
     print(f"{len(written)} files under {folder / 'tables'} and {folder / 'figures'}")
 

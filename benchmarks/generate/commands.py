@@ -75,7 +75,7 @@ def purify(
 ) -> None:
     """Measure which swapped images of a stand-in set each refiner finds; curves, figure, sheets."""
     from benchmarks import suite as suites
-    from benchmarks.generate import purification
+    from benchmarks.generate import curves, purification
 
     folder = results or Path("results") / suite
     plan = suites.plan(suites.load(suite))
@@ -87,8 +87,8 @@ def purify(
     }
     for name, specs in watched.items():
         print(f"{name}: {purification.purify(specs, folder)}")
-    purification.figure(folder)
-    print("\n".join(purification.summary(folder)))
+    print(curves.figure(folder))
+    print("\n".join(curves.summary(folder)))
 
 
 @app.command()

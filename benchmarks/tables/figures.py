@@ -69,7 +69,7 @@ def draw(collected: list[Table], graded: list[Graded], folder: Path) -> list[Pat
         for table in collected:
             for name, figure in _figures(table, graded):
                 written.append(folder / f"table{table.id}-{name}.png")
-                _save(figure, written[-1])
+                save(figure, written[-1])
     return written
 
 
@@ -100,7 +100,7 @@ def forest(lines: list[Graded], *, order: Sequence[str]) -> Figure:
     refiners = list(dict.fromkeys(line.row.refiner for line in lines))
     datasets = sorted({line.column.dataset for line in lines}, key=order.index)
     height = 1.5 + 0.22 * len(datasets) * (len(refiners) + 1) + 0.18 * len(refiners)
-    figure = _figure(7.2, max(3.0, height))
+    figure = blank(7.2, max(3.0, height))
     axes = figure.subplots()
     for line in lines:
         d = datasets.index(line.column.dataset)
@@ -157,7 +157,7 @@ def curves(
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in drawn))
     names = [name for name in series if any(n == name for _, n, _ in drawn)]
     shown = [row for row in rows if any(r == row for _, _, r in drawn)]
-    figure = _figure(2.2 + 3.2 * len(names), 1.0 + 2.1 * len(datasets))
+    figure = blank(2.2 + 3.2 * len(names), 1.0 + 2.1 * len(datasets))
     panels = figure.subplots(len(datasets), len(names), squeeze=False)
     refiners = [row.refiner for row in shown]
     for i, dataset in enumerate(datasets):
@@ -312,13 +312,14 @@ def _slug(name: str) -> str:
     return words.replace("/", "-").replace("+", "-")
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, target: Path) -> None:
+def save(figure: Figure, target: Path) -> None:
     """Write a PNG by atomic rename, without the software's version or a date in it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")

@@ -41,8 +41,8 @@ def snakemake(folder: Path, environment: dict[str, str]) -> subprocess.Popen:
     command += ["--config", "suite=demo", "results=results", f"generate={OPTIONS}"]
     own = {**environment, "SAFLEX_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
     folder.mkdir(exist_ok=True)
-    log = (folder / "log").open("ab")
-    return subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, env=own, stdout=log, stderr=log, start_new_session=True)
 
 
 def manifests(folder: Path) -> dict[str, bytes]:
