@@ -39,7 +39,7 @@ demo: $(READY) ## data that ships with scikit-learn -> table, figures, dashboard
 	@$(SNAKEMAKE) --config suite=demo
 	$(call where,demo)
 
-cpu: $(READY) ## the real data at hand on two cores, ten seeds (`make cost` says how long)
+cpu: $(READY) ## the real data at hand on two cores (`make cost` says how long)
 	@$(BIN)/python -m benchmarks cost --suite cpu
 	@$(SNAKEMAKE) --config suite=cpu
 	$(call where,cpu)

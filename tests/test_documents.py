@@ -102,3 +102,35 @@ def test_the_numbers_of_the_readme_are_those_of_the_committed_table():
             assert shown == expected, (row[0], dataset)
             checked += 1
     assert checked == 12 * len(datasets)
+
+
+def test_the_numbers_of_the_stand_ins_are_those_of_the_committed_tables():
+    import csv
+
+    columns = (
+        ("table3", "test", "stand-in", "accuracy"),
+        ("table4", "id_test", "randaugment", "macro_f1"),
+        ("table4", "ood_test", "randaugment", "macro_f1"),
+    )
+    shown = {}
+    for column, (table, split, upstream, metric) in enumerate(columns, 1):
+        path = ROOT / "results" / "cpu" / "tables" / f"{table}.csv"
+        for cell in csv.DictReader(path.open(encoding="utf-8")):
+            place = (cell["selection"], cell["split"], cell["metric"]) == ("last", split, metric)
+            ours = cell["backbone"] in ("efficientnet-lite0-frozen", "clip-tiny")
+            if place and ours and cell["n"] == "5" and cell["upstream"] in ("none", upstream):
+                text = f"{float(cell['mean']):.2f} ± {float(cell['std']):.2f}"
+                shown[cell["refiner"], column] = text
+    lines = [
+        [part.strip() for part in line.strip("|\n ").split("|")]
+        for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    (start,) = [i for i, line in enumerate(lines) if line[0] == "stand-ins, %"]
+    rows, checked = lines[start + 2 : start + 12], 0
+    for names, *cells in rows:
+        for column, text in enumerate(cells, 1):
+            expected = {shown.get((name, column)) for name in names.split("; ")} - {None}
+            assert {text} - {""} == expected, (names, column)
+            checked += bool(text)
+    assert checked == 26
