@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # WILDS publishes no checksum of its archive: the `wilds` package itself downloads and unpacks it.
 IMAGES = Source(
-    name="iWildCam2020-WILDS 2.0, unpacked by the wilds package (root_dir=SAFLEX_DATA/iwildcam)",
+    name="iWildCam2020-WILDS 2.0, unpacked by the wilds package (get_dataset('iwildcam', download=True, "
+    "root_dir='SAFLEX_DATA/iwildcam'))",
     path="iwildcam/iwildcam_v2.0/RELEASE_v2.0.txt",
     size=11_957_420_032,  # of the archive, as the `wilds` package states
 )

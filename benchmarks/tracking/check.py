@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import record as records
 from benchmarks.errors import BenchmarkError
+from benchmarks.tables import variants
 from benchmarks.tables.cells import scale
 from benchmarks.tracking import runs, store
 from benchmarks.tracking.sync import all_runs
@@ -82,12 +83,14 @@ def _runs_by_cell(
 
 def _compare(cell: dict[str, str], found: dict[tuple[str, ...], list[Run]]) -> str:
     """Say how a cell differs; empty where it agrees."""
-    name = f"{cell['selection']}/{cell['split']}/{cell['metric']}"
+    run = {part: cell[part] for part in CELL} | {"backbone": variants.base(cell["backbone"])}
+    prefix = "" if run["backbone"] == cell["backbone"] else variants.PREFIX
+    name = f"{cell['selection']}/{prefix}{cell['split']}/{cell['metric']}"
     values = [
-        _number(run.data.metrics[name]) * scale(cell["metric"])
-        for run in found.get(tuple(cell[part] for part in CELL), [])
-        if run.data.tags["status"] == "complete"
-        and not math.isnan(run.data.metrics.get(name, math.nan))
+        _number(own.data.metrics[name]) * scale(cell["metric"])
+        for own in found.get(tuple(run.values()), [])
+        if own.data.tags["status"] == "complete"
+        and not math.isnan(own.data.metrics.get(name, math.nan))
     ]
     where = " ".join([*(cell[part] for part in CELL), name])
     if len(values) != int(cell["n"]):

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from benchmarks import suite
+from benchmarks import record, suite, tracking
 from benchmarks.record import Record
+from benchmarks.tables import build
 from benchmarks.tables.collect import collect
 
 METRICS = {
@@ -82,3 +83,22 @@ def test_columns_are_the_two_test_splits(cells):
         for name in ("captioned-bloodmnist", "iwildcam-wilds")
         for split in ("id_test", "ood_test")
     }
+
+
+def test_the_store_is_checked_by_the_run_that_holds_both_rows(tmp_path):
+    """`track check` finds an ensembled row under its run's own backbone."""
+    chosen = suite.load("cpu")
+    runs = [run for run in suite.plan(chosen, table="4") if run.refiner == "flyp" and run.seed < 2]
+    for run in runs:
+        metrics = {"last": METRICS, "best_validation": METRICS}
+        record.write(
+            tmp_path, record.Record(key=run.key, status="complete", spec=run, metrics=metrics)
+        )
+    build(chosen, tmp_path, figures=False)
+    tracking.sync(tmp_path, say=lambda line: None)
+    lines = []
+    assert tracking.check(tmp_path, say=lines.append) == 0, lines
+    path = tmp_path / "tables" / "table4.csv"
+    path.write_text(path.read_text().replace(",75,", ",76,"))
+    assert tracking.check(tmp_path, say=lines.append) == 1
+    assert "clip-tiny+ensemble" in lines[1]
