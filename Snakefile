@@ -2,7 +2,8 @@
 #
 #   snakemake --config suite=demo            demo | cpu | paper | path of a suite file
 #
-# Further settings: results=DIR (default results/<suite>), track=false (no MLflow), uri=MLFLOW_STORE.
+# Further settings: results=DIR (default results/<suite>), track=false (no MLflow), uri=MLFLOW_STORE,
+# processes=N (runs of a bundle at once; default: what the suite says).
 # profiles/default is taken without asking. Every cluster job parses this file again, so nothing here
 # imports torch, pandas or MLflow.
 import os
@@ -11,16 +12,18 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
-from benchmarks import cost, suite as suites
+from benchmarks import cost, markers, suite as suites
 from benchmarks.source_hash import module_hash, source_hash
 
-config = {"suite": "demo", "results": "", "track": True, "uri": ""} | config
+config = {"suite": "demo", "results": "", "track": True, "uri": "", "processes": 0} | config
 SUITE = suites.load(config["suite"])
 BUNDLES = suites.bundles(suites.plan(SUITE))
 FIRST = {bundle: specs[0] for bundle, specs in BUNDLES.items()}
 COST = cost.per_bundle(SUITE)
 TRACK = str(config["track"]).lower() not in {"false", "no", "0"}
 RESULTS = config["results"] or f"results/{SUITE.name}"
+PROCESSES = int(config["processes"]) or SUITE.processes
+markers.settle(Path(RESULTS))
 
 # `python` in a rule is the one that runs this, unless `--sdm conda` puts another before it.
 here = str(Path(sys.executable).parent)

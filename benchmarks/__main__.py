@@ -119,6 +119,14 @@ def run(
         str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if any")
     ] = None,
     checkpoint_minutes: Annotated[float, typer.Option(help="between checkpoints of a run")] = 10.0,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="runs of a bundle at once on one device; default: by the suite"),
+    ] = None,
+    keep_weights: Annotated[
+        bool,
+        typer.Option("--keep-weights", help="keep trained weights; `track sync` attaches them"),
+    ] = False,
 ) -> None:
     """Run one bundle (or, without --bundle, every bundle one after the other)."""
     from benchmarks import suite as suites
@@ -138,14 +146,18 @@ def run(
     memory = max(
         found.memory_mb for name, found in cost.per_bundle(loaded).items() if name in names
     )
+    wanted = processes or loaded.processes
+    at_once = devices.fitting(wanted, memory) if wanted > 1 else 1
     try:
-        with nullcontext() if device else devices.lease(memory):
+        with nullcontext() if device else devices.lease(at_once * memory):
             for name in names:
                 run_marked(
                     bundles[name],
                     _folder(loaded.name, results),
                     device=device,
                     checkpoint_minutes=checkpoint_minutes,
+                    processes=at_once,
+                    keep_weights=keep_weights,
                 )
     except Interrupted as stop:
         print(f"interrupted: {stop}; the same command goes on from there", file=sys.stderr)
@@ -234,13 +246,16 @@ def track_sync(
         str | None, typer.Option(help="MLflow store; default: sqlite in results")
     ] = None,
     watch: Annotated[bool, typer.Option(help="go on syncing while the suite runs")] = False,
+    interval: Annotated[float, typer.Option(min=1, help="seconds between rounds of a watch")] = 30,
 ) -> None:
     """Bring the MLflow store up to date with the records; doing it twice changes nothing."""
     from benchmarks import suite as suites
     from benchmarks import tracking
 
     loaded = suites.load(suite)
-    tracking.sync(_folder(loaded.name, results), uri, suite=loaded.name, watch=watch)
+    tracking.sync(
+        _folder(loaded.name, results), uri, suite=loaded.name, watch=watch, interval=interval
+    )
 
 
 @track.command("ui")

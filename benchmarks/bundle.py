@@ -7,27 +7,43 @@ from pathlib import Path
 
 from benchmarks.execute import run_bundle
 from benchmarks.locks import bundle_lock
+from benchmarks.markers import marker_path
+from benchmarks.parallel import run_missing
 from benchmarks.record import Record, atomic_write
 from benchmarks.source_hash import source_hash
 from benchmarks.spec import RunSpec
 
 
-def marker_path(results: Path, bundle: str) -> Path:
-    """Place of a bundle's marker, the only output that Snakemake knows of."""
-    return results / "bundles" / f"{bundle}.json"
-
-
 def run_marked(
-    specs: list[RunSpec], results: Path, *, device: str | None, checkpoint_minutes: float
+    specs: list[RunSpec],
+    results: Path,
+    *,
+    device: str | None,
+    checkpoint_minutes: float,
+    processes: int = 1,
+    keep_weights: bool = False,
 ) -> list[Record]:
     """Run a bundle under its lock and write its marker.
 
     Records are no outputs of the job: Snakemake deletes the outputs of a job that failed, and a
     record that is finished must outlive its bundle. A failed seed is a result, not a failed job.
+
+    Parameters
+    ----------
+    processes : runs at a time, each in a process of its own (`benchmarks.parallel`); replicas train
+        all seeds in one process and leave this aside.
     """
     bundle = specs[0].bundle
+    options = {
+        "device": device,
+        "checkpoint_minutes": checkpoint_minutes,
+        "keep_weights": keep_weights,
+    }
     with bundle_lock(results, bundle):
-        done = run_bundle(specs, results, device=device, checkpoint_minutes=checkpoint_minutes)
+        if processes > 1 and not any(spec.settings.replicas for spec in specs):
+            run_missing(specs, results, processes=processes, **options)
+            options["report"] = lambda line: None  # each process told of its own run
+        done = run_bundle(specs, results, **options)
         content = {
             "bundle": bundle,
             "source": source_hash(specs[0]),

@@ -16,6 +16,17 @@ from benchmarks.spec import RunSpec
 from benchmarks.train import Interrupted, Training
 
 
+def saved(content: dict, path: Path) -> None:
+    """Write tensors by atomic rename: a file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 class Checkpoint:
     """The checkpoint file of one run, called by the training loop after each step.
 
@@ -47,13 +58,7 @@ class Checkpoint:
 
     def save(self, training: Training) -> None:
         """Write the state by atomic rename."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            torch.save({**training.state_dict(), "source": self.source}, temporary)
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        saved({**training.state_dict(), "source": self.source}, self.path)
         self.written = time.monotonic()
 
     def resume(self, training: Training) -> bool:

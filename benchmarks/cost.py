@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from benchmarks import sources, weights
+from benchmarks import devices, sources, weights
 from benchmarks.contrastive import cost as contrastive
 from benchmarks.generate import cost as generation
 from benchmarks.spec import RunSpec
@@ -33,6 +33,9 @@ ARITHMETIC = "clip-vit-b16"
 # A scheduler kills a job that runs past its limit, so the limit is well above the estimate.
 RUNTIME_MARGIN = 3
 RUNTIME_MINIMUM_MINUTES = 10
+
+# Of the class that `cost_rates.yaml` estimates for; a smaller one is noticed when the bundle starts.
+GPU_MEMORY_MB = 80_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,10 @@ class BundleCost:
     def runtime_minutes(self) -> int:
         """Time limit to ask a scheduler for."""
         return max(RUNTIME_MINIMUM_MINUTES, math.ceil(RUNTIME_MARGIN * self.seconds / 60))
+
+    def at_once(self, processes: int) -> int:
+        """Lower a number of processes to the runs there are and to what a large GPU holds."""
+        return min(processes, self.runs, devices.slots(GPU_MEMORY_MB, self.memory_mb))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,11 @@ def slots(total_mb: int, memory_mb: int) -> int:
     return max(1, int(USABLE_SHARE * total_mb / max(memory_mb, 1)))
 
 
+def fitting(processes: int, memory_mb: int) -> int:
+    """Lower a number of processes to what the smallest GPU at hand holds; on a CPU leave it be."""
+    return min([processes, *(slots(total, memory_mb) for total in gpus().values())])
+
+
 def _take(found: dict[str, int], memory_mb: int, folder: Path, say) -> tuple[str, FileLock]:
     told = False
     while True:

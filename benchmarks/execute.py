@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import record as records
 from benchmarks import registry
-from benchmarks.checkpoint import Checkpoint
+from benchmarks.checkpoint import Checkpoint, saved
 from benchmarks.data import Data, Split
 from benchmarks.record import Record
 from benchmarks.source_hash import source_hash
@@ -33,9 +33,15 @@ def run_bundle(
     *,
     device: str | None = None,
     checkpoint_minutes: float = 10.0,
+    keep_weights: bool = False,
     report: Callable[[str], None] = print,
 ) -> list[Record]:
     """Run the seeds of a bundle that have no complete record from the present source yet.
+
+    Parameters
+    ----------
+    keep_weights : write each trained model's state dict to `weights_path`, for `track sync` to
+        attach. Replicas, which train stacked, keep none.
 
     Raises
     ------
@@ -63,7 +69,10 @@ def run_bundle(
                 waiting(), device=device, checkpoint=checkpoint, report=report
             )
         else:
-            batches = _one_by_one(waiting(), device=device, checkpoint=checkpoint)
+            weights = results if keep_weights else None
+            batches = _one_by_one(
+                waiting(), device=device, checkpoint=checkpoint, keep_weights_in=weights
+            )
         for finished, file in batches:
             for record in finished:
                 records.write(results, record)
@@ -74,18 +83,37 @@ def run_bundle(
 
 
 def _one_by_one(
-    specs: Iterable[RunSpec], *, device: str, checkpoint: Callable[[RunSpec], Checkpoint]
+    specs: Iterable[RunSpec],
+    *,
+    device: str,
+    checkpoint: Callable[[RunSpec], Checkpoint],
+    keep_weights_in: Path | None,
 ) -> Iterator[tuple[list[Record], Checkpoint]]:
     for spec in specs:
         file = checkpoint(spec)
-        yield [execute(spec, device=device, checkpoint=file)], file
+        record = execute(spec, device=device, checkpoint=file, keep_weights_in=keep_weights_in)
+        yield [record], file
 
 
-def execute(spec: RunSpec, *, device: str = "cpu", checkpoint: Checkpoint | None = None) -> Record:
-    """Run one specification; a loss that is not finite gives a record with status failed."""
+def execute(
+    spec: RunSpec,
+    *,
+    device: str = "cpu",
+    checkpoint: Checkpoint | None = None,
+    keep_weights_in: Path | None = None,
+) -> Record:
+    """Run one specification; a loss that is not finite gives a record with status failed.
+
+    Parameters
+    ----------
+    keep_weights_in : results folder below which the trained weights go; None keeps none.
+    """
     started = _now()
     training = training_class(spec)(spec, _load(spec, device))
     error = _train(training, checkpoint)
+    if keep_weights_in and not error:
+        path = records.weights_path(keep_weights_in, spec.key)
+        saved(training.model.state_dict(), path)
     return _record(training, device=device, started=started, error=error)
 
 

@@ -59,6 +59,11 @@ def path_of(results: Path, spec: RunSpec) -> Path:
     return results / "records" / spec.bundle / f"seed{spec.seed}.json"
 
 
+def weights_path(results: Path, key: str) -> Path:
+    """Place of a run's trained weights, where they were kept: ``weights/<key>.pt``."""
+    return results / "weights" / f"{key}.pt"
+
+
 def write(results: Path, record: Record) -> Path:
     """Write a record so that a reader sees the old file, the new one, never half of one."""
     target = path_of(results, record.spec)

@@ -93,7 +93,7 @@ class Suite(Frozen):
     seeds: int = Field(5, ge=1)
     rows: dict[Name, Row] = {}
     tables: dict[Name, TableSpec]
-    workers: int | None = Field(None, ge=1, description="processes at once; default: cores")
+    processes: int = Field(1, ge=1, description="runs of a bundle at once, on the same device")
 
     @property
     def name(self) -> str:

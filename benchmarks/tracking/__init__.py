@@ -6,9 +6,10 @@ whether it agrees with the tables, `ui` shows it.
 
 import os
 
-# Before MLflow is imported anywhere: no reports home, and a server that is down is said within a
-# minute instead of after five of silent retries.
+# Before MLflow is imported anywhere: no reports home, a server that is down is said within a minute
+# instead of after five of silent retries, and no two lines a run on the terminal.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
 
 from benchmarks.tracking.check import check

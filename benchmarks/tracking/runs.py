@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Tags that identify a run. The digest is set last, when everything else is there: a run without it
 # was cut short.
 KEY, DIGEST, BUNDLE = "saflex.key", "saflex.record", "saflex.bundle"
+WEIGHTS = "saflex.weights"
 
 # Curves name their series alone (`val/auroc`); the two selections come before it.
 SELECTIONS = ("last", "best_validation")

@@ -68,15 +68,8 @@ def sync(
         The store cannot be reached, or some record is damaged; the readable ones are synced first.
     """
     uri = store.resolve(results, uri)
-    while watch:
-        try:
-            say(f"{time.strftime('%H:%M:%S')} {_round(results, uri, suite)}")
-        except BenchmarkError as error:
-            say(f"{time.strftime('%H:%M:%S')} {error}; trying again in {interval:g} s")
-        try:
-            time.sleep(interval)
-        except KeyboardInterrupt:
-            return Outcome()
+    if watch:
+        return _watch(results, uri, suite, interval=interval, say=say)
     outcome = _round(results, uri, suite)
     say(f"{store.without_password(uri)}: {outcome}")
     if outcome.problems:
@@ -84,6 +77,22 @@ def sync(
         shown = outcome.problems[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
         raise BenchmarkError("\n".join(shown))
     return outcome
+
+
+def _watch(
+    results: Path, uri: str, suite: str | None, *, interval: float, say: Callable[[str], None]
+) -> Outcome:
+    """Sync again and again; an interruption in the middle of a run is mended by the next sync."""
+    try:
+        while True:
+            now = time.strftime("%H:%M:%S")
+            try:
+                say(f"{now} {_round(results, uri, suite)}")
+            except BenchmarkError as error:
+                say(f"{now} {error}; trying again in {interval:g} s")
+            time.sleep(interval)
+    except KeyboardInterrupt:
+        return Outcome()
 
 
 def _round(results: Path, uri: str, suite: str | None) -> Outcome:
@@ -128,10 +137,16 @@ def _sync_table(
 
     def upsert(record: Record) -> str:
         place = f"{record.spec.bundle}/seed{record.spec.seed}"
-        return _upsert(client, experiment, record, of_bundle.get(place, []))
+        weights = records.weights_path(Path(results), record.key)
+        return _upsert(client, experiment, record, of_bundle.get(place, []), weights=weights)
 
     with ThreadPoolExecutor(SERVER_CONNECTIONS if uri.startswith("http") else 1) as pool:
-        outcome.counts.update(pool.map(upsert, found))
+        try:
+            outcome.counts.update(pool.map(upsert, found))
+        except BaseException:
+            # Else a server that is gone is asked again for each of 2,000 records.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     outcome.counts["summaries"] += summary.sync(
         client, experiment, existing, results=results, records=found
     )
@@ -162,21 +177,39 @@ def all_runs(client: MlflowClient, experiment: str) -> list[Run]:
             return found
 
 
-def _upsert(client: MlflowClient, experiment: str, record: Record, existing: Iterable[Run]) -> str:
-    wanted, kept, removed = runs.digest(record), False, False
+def _upsert(
+    client: MlflowClient,
+    experiment: str,
+    record: Record,
+    existing: Iterable[Run],
+    *,
+    weights: Path,
+) -> str:
+    wanted, kept, removed = runs.digest(record), None, False
     for run in existing:
-        if not kept and run.data.tags.get(runs.DIGEST) == wanted:
-            kept = True
+        if kept is None and run.data.tags.get(runs.DIGEST) == wanted:
+            kept = run
         else:
             client.delete_run(run.info.run_id)
             removed = True
+    identifier = kept.info.run_id if kept else _create(client, experiment, record, wanted)
+    _attach(client, identifier, weights, known=kept.data.tags.get(runs.WEIGHTS) if kept else None)
     if kept:
         return "unchanged"
-    _create(client, experiment, record, wanted)
     return "replaced" if removed else "new"
 
 
-def _create(client: MlflowClient, experiment: str, record: Record, wanted: str) -> None:
+def _attach(client: MlflowClient, identifier: str, weights: Path, *, known: str | None) -> None:
+    """Lay a run's trained weights beside it, where they were kept, once."""
+    if not weights.exists():
+        return
+    state = f"{weights.stat().st_size} bytes of {weights.stat().st_mtime_ns}"
+    if known != state:
+        client.log_artifact(identifier, str(weights), "weights")
+        client.set_tag(identifier, runs.WEIGHTS, state)
+
+
+def _create(client: MlflowClient, experiment: str, record: Record, wanted: str) -> str:
     from mlflow.entities import Param, RunTag
 
     run = client.create_run(
@@ -195,3 +228,4 @@ def _create(client: MlflowClient, experiment: str, record: Record, wanted: str) 
     status = "FINISHED" if record.status == "complete" else "FAILED"
     client.set_terminated(identifier, status, end_time=runs.milliseconds(record.finished))
     client.log_batch(identifier, tags=[RunTag(runs.DIGEST, wanted)])
+    return identifier

@@ -109,6 +109,16 @@ def test_sigterm_leaves_a_checkpoint_and_the_same_call_finishes_as_if_undisturbe
     assert not list(results.rglob("*.pt"))
 
 
+def test_weights_are_kept_where_asked_for(tmp_path, said):
+    (record, _) = run(runs(), tmp_path, said, keep_weights=True)
+    kept = torch.load(records.weights_path(tmp_path, record.key), weights_only=True)
+    assert kept
+    assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+    assert len(list((tmp_path / "weights").iterdir())) == 2
+    run(runs(), tmp_path / "without", said)
+    assert not (tmp_path / "without" / "weights").exists()
+
+
 def test_a_corrupted_checkpoint_is_set_aside_and_the_run_starts_over(tmp_path, said):
     specs = runs(seeds=1)
     checkpoint = Checkpoint(tmp_path, specs[0])

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import record as records
 from benchmarks import tracking
+from benchmarks.checkpoint import saved
 from benchmarks.errors import BenchmarkError
 from benchmarks.suite import load, plan
 from benchmarks.tables import build
@@ -146,6 +148,20 @@ def test_tables_are_artifacts_of_the_summary(synced):
     assert {"tables/table2.csv", "tables/table2.html", "tables/claims.csv"} <= found
     local = client.download_artifacts(summary.info.run_id, "tables/table2.csv")
     assert Path(local).read_bytes() == (synced / "tables" / "table2.csv").read_bytes()
+
+
+def test_kept_weights_are_attached_once(results):
+    record = next(r for r in records.load_all(results) if r.status == "complete")
+    path = records.weights_path(results, record.key)
+    saved({"layer.weight": torch.arange(6.0).reshape(2, 3)}, path)
+    for _ in range(2):
+        assert set(+quiet_sync(results).counts) == {"unchanged"}
+        (run,) = stored(results)[f"{record.spec.bundle}/seed{record.spec.seed}"]
+        client = store.client(store.resolve(results))
+        (artifact,) = client.list_artifacts(run.info.run_id, "weights")
+        local = client.download_artifacts(run.info.run_id, artifact.path)
+        read = torch.load(local, weights_only=True)
+        assert torch.equal(read["layer.weight"], torch.arange(6.0).reshape(2, 3))
 
 
 def test_new_record_in_place_of_an_old_one_replaces_its_run(results):

@@ -99,6 +99,49 @@ def test_scancel_mid_run(tree, undisturbed, started):
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
 
 
+def test_time_limit_saves_before_it_kills(tree, undisturbed):
+    """The profile's --signal reaches the training process, not the shell around it alone."""
+    suite = tree.root / "tiny.yaml"
+    short = suite.read_text()
+    suite.write_text(short.replace("epochs: 60", "epochs: 100000"))
+    # Two minutes is the shortest limit with room for a notice, which Slurm gives up to a minute early.
+    limit = ("--set-resources", "bundle:runtime=2", "bundle:slurm_extra='--signal=TERM@60'")
+    process = tree.start(command(tree, "--retries", "0", *limit))
+    try:
+        wait_for(lambda: jobs(), "a job in the queue")
+        wait_for(lambda: not jobs(), "an empty queue")
+        assert len(list((tree.results / "checkpoints").glob("*.pt"))) == 2
+        logs = [path.read_text() for path in (tree.results / "logs" / "tiny").rglob("*.log")]
+        assert all("interrupted: stopped at step" in log for log in logs), logs
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        subprocess.run(["scancel", "--user=root"], check=False)
+    suite.write_text(short)
+    finish(tree)
+    assert tree.canonical() == undisturbed.canonical()
+
+
+def test_demo_suite_through_slurm(tree):
+    """The main job itself: every run of the demo, then its tables."""
+    answer = tree.run(
+        [*tree.command(*OPTIONS, suite="demo"), f"results={tree.root / 'results' / 'demo'}"]
+    )
+    assert answer.returncode == 0, answer.stdout
+    from benchmarks import suite as suites
+    from benchmarks.suite import plan
+
+    planned = {f"{s.bundle}/seed{s.seed}.json" for s in plan(suites.load("demo"))}
+    place = tree.root / "results" / "demo"
+    found = {str(p.relative_to(place / "records")) for p in (place / "records").rglob("*.json")}
+    assert found == planned
+    assert list((place / "tables").glob("table*.csv"))
+    assert len(list((tree.root / "slurm-logs" / "rule_bundle").rglob("*.log"))) == len(
+        suites.bundles(plan(suites.load("demo")))
+    )
+
+
 def test_killed_training_process(tree, undisturbed, started):
     for process in training(tree):
         process.kill()

@@ -1,4 +1,4 @@
-# One job per bundle: all seeds of one data set x backbone x upstream x refiner in one process.
+# One job per bundle: all seeds of one data set x backbone x upstream x refiner on one device.
 #
 # The output is a marker. The records are no outputs of Snakemake's, which deletes those of a job that
 # failed or was killed: what is finished stays, and the next job of the bundle does only the rest.
@@ -22,9 +22,11 @@ rule bundle:
         bundle="|".join(map(re.escape, BUNDLES)),
     conda:
         "../../environment.yml"
-    threads: 1
+    # One core a process; Snakemake lowers it to what the machine has.
+    threads: lambda wildcards: COST[wildcards.bundle].at_once(PROCESSES)
     resources:
-        mem_mb=lambda wildcards: COST[wildcards.bundle].memory_mb,
+        mem_mb=lambda wildcards, threads: threads * COST[wildcards.bundle].memory_mb,
+        # Not divided by the processes: how much they gain by sharing a GPU is not known before.
         runtime=lambda wildcards: COST[wildcards.bundle].runtime_minutes,
     params:
         suite=config["suite"],
@@ -34,5 +36,6 @@ rule bundle:
         source=lambda wildcards: source_hash(FIRST[wildcards.bundle]),
         runs=lambda wildcards: [spec.key for spec in BUNDLES[wildcards.bundle]],
     shell:
-        "OMP_NUM_THREADS={threads} python -m benchmarks run --suite {params.suite}"
-        " --results {params.results} --bundle {wildcards.bundle} > {log} 2>&1"
+        "OMP_NUM_THREADS=1 python -m benchmarks run --suite {params.suite}"
+        " --results {params.results} --bundle {wildcards.bundle}"
+        " --processes {threads} > {log} 2>&1"
