@@ -105,6 +105,16 @@ class Suite(Frozen):
         return {**shared_rows(), **self.rows}
 
 
+class _Strict(yaml.SafeLoader):
+    """YAML lets the second of two equal keys win without a word; here it is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.YAMLError(f"{twice!r} is there twice,{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 @cache
 def shared_rows() -> dict[str, Row]:
     """Read `suites/rows.yaml`."""
@@ -137,7 +147,7 @@ def load(name_or_path: str | Path) -> Suite:
             f"suite file {path} does not exist; known suites are {', '.join(names())}"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
         suite = Suite.model_validate(content)
     except yaml.YAMLError as error:
         raise BenchmarkError(f"{path} is not YAML: {' '.join(str(error).split())}") from error

@@ -131,7 +131,9 @@ def is_saflex(refiner: str) -> bool:
 
 def paper_row(refiner: str) -> str:
     """Name of the published row that one of ours answers to."""
-    return "saflex" if is_saflex(refiner) else refiner
+    if is_saflex(refiner):
+        return "saflex"
+    return "lp-a3" if refiner.startswith("lp-a3-") else refiner
 
 
 def _yaml(name: str):

@@ -6,6 +6,7 @@ is the same, is replaced when the record changed, and is done again when an earl
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 METRICS_PER_CALL = 1000  # MLflow's limit for one batch
 # Over HTTP a sync waits for the server most of the time; sqlite takes one writer.
 SERVER_CONNECTIONS = 8
+# MLflow's server inserts a data set that two runs bring at the same moment twice, and fails (3.17).
+ONE_AT_A_TIME = threading.Lock()
 SHOWN_PROBLEMS = 10
 
 
@@ -224,7 +227,8 @@ def _create(client: MlflowClient, experiment: str, record: Record, wanted: str) 
     for start in range(0, max(len(points), 1), METRICS_PER_CALL):
         batch = points[start : start + METRICS_PER_CALL]
         client.log_batch(identifier, metrics=batch, params=params if start == 0 else [])
-    client.log_inputs(identifier, datasets=runs.dataset_inputs(record))
+    with ONE_AT_A_TIME:
+        client.log_inputs(identifier, datasets=runs.dataset_inputs(record))
     status = "FINISHED" if record.status == "complete" else "FAILED"
     client.set_terminated(identifier, status, end_time=runs.milliseconds(record.finished))
     client.log_batch(identifier, tags=[RunTag(runs.DIGEST, wanted)])

@@ -131,3 +131,10 @@ def test_planning_imports_no_torch():
         "sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'mlflow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_key_that_is_there_twice_is_an_error(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("suite: twice\nseeds: 3\nseeds: 5\ntables: {}\n")
+    with pytest.raises(BenchmarkError, match="'seeds' is there twice"):
+        suites.load(path)
