@@ -218,6 +218,39 @@ def tables(suite: SuiteName = "demo", results: Results = None) -> None:
     print(f"{len(written)} files under {folder / 'tables'} and {folder / 'figures'}")
 
 
+@app.command("time")
+def time_rows(
+    suite: SuiteName = "demo",
+    table: Table = None,
+    results: Results = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d")] = None,
+    backbone: Annotated[list[str] | None, typer.Option("--backbone")] = None,
+    upstream: Annotated[list[str] | None, typer.Option("--upstream")] = None,
+    rounds: Annotated[int, typer.Option(min=2, help="turns of each row")] = 7,
+    steps: Annotated[int, typer.Option(min=1, help="of each row in a turn")] = 20,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
+) -> None:
+    """Measure what the rows cost, taking turns in one process; `tables` then shows it as overheads."""
+    from benchmarks import suite as suites
+    from benchmarks import timing
+    from benchmarks.errors import UnknownName
+
+    loaded = suites.load(suite)
+    chosen = suites.plan(loaded, table=table)
+    for field, names in (("dataset", dataset), ("backbone", backbone), ("upstream", upstream)):
+        for name in names or []:
+            if name not in (known := {getattr(spec, field) for spec in chosen}):
+                raise UnknownName(field, name, known)
+        chosen = [spec for spec in chosen if not names or getattr(spec, field) in names]
+    groups = timing.groups(chosen)
+    if not groups:
+        raise BenchmarkError("nothing to time: no two rows of a table match what was given")
+    for group in groups:
+        timing.measure(
+            group, _folder(loaded.name, results), rounds=rounds, steps=steps, device=device
+        )
+
+
 @app.command()
 def doctor(suite: SuiteName = "demo") -> None:
     """Say what is missing on this machine before a long run finds out."""

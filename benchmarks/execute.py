@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import importlib
 import os
 import platform
@@ -92,6 +93,9 @@ def _one_by_one(
     for spec in specs:
         file = checkpoint(spec)
         record = execute(spec, device=device, checkpoint=file, keep_weights_in=keep_weights_in)
+        # Model, optimiser and refiner refer to each other, and Python counts objects, not bytes, before it
+        # looks for such circles: five seeds of SAINT would be in memory at once.
+        gc.collect()
         yield [record], file
 
 
@@ -108,8 +112,8 @@ def execute(
     ----------
     keep_weights_in : results folder below which the trained weights go; None keeps none.
     """
-    started = _now()
-    training = training_class(spec)(spec, _load(spec, device))
+    started = now()
+    training = training_class(spec)(spec, load_data(spec, device))
     error = _train(training, checkpoint)
     if keep_weights_in and not error:
         path = records.weights_path(keep_weights_in, spec.key)
@@ -132,8 +136,8 @@ def execute_replicas(
     """
     from benchmarks import replicas
 
-    started = _now()
-    for group in replicas.stacks(training_class(s)(s, _load(s, device)) for s in specs):
+    started = now()
+    for group in replicas.stacks(training_class(s)(s, load_data(s, device)) for s in specs):
         training = replicas.together(group)
         file = checkpoint(group[0].spec) if checkpoint else None
         if file is not None and len(group) > 1:
@@ -148,10 +152,11 @@ def execute_replicas(
             ],
             file,
         )
-        started = _now()
+        started = now()
 
 
-def _load(spec: RunSpec, device: str) -> Data:
+def load_data(spec: RunSpec, device: str) -> Data:
+    """Load the data set of a run onto a device."""
     component = spec.settings.dataset
     load = registry.load("datasets", component.name)
     return load(component.name, seed=spec.seed, **component.settings).to(device)
@@ -188,11 +193,11 @@ def _record(
         seconds=seconds or {**training.seconds, "total": training.total_seconds},
         peak_memory_mib=_peak_memory(device),
         started=started,
-        finished=_now(),
-        device=_device_name(device),
+        finished=now(),
+        device=device_name(device),
         data=_describe(training.data),
         versions={name: version(name) for name in ("torch", "numpy", "scikit-learn")},
-        commit=_commit(),
+        commit=commit(),
         source=source_hash(spec),
     )
 
@@ -266,7 +271,8 @@ def _outcome(record: Record) -> str:
     return f"{', '.join(shown)} in {record.seconds['total']:.1f} s"
 
 
-def _now() -> str:
+def now() -> str:
+    """Say what time it is, in ISO 8601, UTC."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
 
 
@@ -276,13 +282,15 @@ def _peak_memory(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """Name a device as records do: the GPU, or the processor and its threads."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Give the commit of the source, empty outside a git checkout."""
     answer = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"],
         cwd=Path(__file__).parent,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks import timing
 from benchmarks.record import atomic_write, load_all
 from benchmarks.suite import Suite, load, plan
 from benchmarks.tables import claims, html, latex, long, markdown
@@ -28,10 +29,10 @@ def tables(suite: Suite | str, results: Path) -> list[Table]:
     Parameters
     ----------
     suite : a suite, its name or the path of its file.
-    results : the suite's results folder, which holds ``records/``.
+    results : the suite's results folder, which holds ``records/`` and may hold ``times/``.
     """
     suite = suite if isinstance(suite, Suite) else load(suite)
-    return collect(suite, plan(suite), load_all(results))
+    return collect(suite, plan(suite), load_all(results), timing.load_all(results))
 
 
 def claims_by_selection(collected: list[Table]) -> dict[str, list[Graded]]:

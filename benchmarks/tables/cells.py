@@ -97,6 +97,8 @@ class Table:
     dataset_notes : what a reader must know of a data set, from its records.
     notes : what a reader must know of the whole table.
     untimed : why the times of the runs are no measurement, empty if they are one.
+    times : seconds of a training epoch by row and data set, by round, where they were measured apart
+        from the runs (`benchmarks.timing`); they then stand for the runs' own.
     """
 
     id: str
@@ -110,6 +112,7 @@ class Table:
     dataset_notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     untimed: str = ""
+    times: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict)
 
     def metrics(self) -> list[str]:
         """Metrics other than the primary ones, NLL and calibration error first."""

@@ -13,15 +13,19 @@ from benchmarks.suite import Suite, TableSpec
 from benchmarks.tables import variants
 from benchmarks.tables.cells import SELECTIONS, Cell, Column, Row, Table, scale
 from benchmarks.tables.statistics import mean_std
+from benchmarks.timing import Times
 
 DEFAULT_REASON = "not part of this suite"
 
 
-def collect(suite: Suite, plan: list[RunSpec], records: Iterable[Record]) -> list[Table]:
+def collect(
+    suite: Suite, plan: list[RunSpec], records: Iterable[Record], times: Iterable[Times] = ()
+) -> list[Table]:
     """Build every table of a suite.
 
     A record counts when its key is that of a planned run: a record of other settings, left from an
     earlier form of the suite, does not silently enter a table; a note under the table counts them.
+    So do times, row by row.
     """
     planned = {spec.key for spec in plan}
     current: dict[str, list[Record]] = defaultdict(list)
@@ -31,6 +35,9 @@ def collect(suite: Suite, plan: list[RunSpec], records: Iterable[Record]) -> lis
             current[record.spec.table].append(record)
         else:
             stale[record.spec.table] += 1
+    timed: dict[str, list[Times]] = defaultdict(list)
+    for one in times:
+        timed[one.table].append(one)
     return [
         _Builder(
             identifier,
@@ -38,6 +45,7 @@ def collect(suite: Suite, plan: list[RunSpec], records: Iterable[Record]) -> lis
             variants.planned(run for run in plan if run.table == identifier),
             variants.recorded(current[identifier]),
             stale[identifier],
+            [one.of(planned) for one in timed[identifier]],
         ).table()
         for identifier, spec in suite.tables.items()
     ]
@@ -53,8 +61,10 @@ class _Builder:
         plan: list[RunSpec],
         records: list[Record],
         stale: int,
+        times: list[Times],
     ):
         self.id, self.spec, self.stale = identifier, spec, stale
+        self.times = [one for one in times if one.seconds]
         self.paper = [cell for cell in published() if cell.table == identifier]
         self.paper_cell = {
             (c.dataset, c.split, c.backbone, c.upstream, c.refiner): c for c in self.paper
@@ -92,7 +102,13 @@ class _Builder:
                 f"Left out: {self.stale} record{'s' if self.stale > 1 else ''} on disk of settings "
                 "that this suite does not plan."
             )
-        if self.spec.untimed:
+        if self.times:
+            how = "; ".join(sorted({one.how for one in self.times}))
+            notes.append(
+                "Training times were measured apart from the runs, the rows taking turns in one process "
+                f"({how}). There n counts rounds, and the deviation is theirs."
+            )
+        elif self.spec.untimed:
             notes.append(f"Training times are left out: {self.spec.untimed}.")
         return Table(
             id=self.id,
@@ -111,6 +127,11 @@ class _Builder:
             dataset_notes=self._dataset_notes(),
             notes=tuple(notes),
             untimed=self.spec.untimed,
+            times={
+                (Row(one.backbone, one.upstream, refiner), one.dataset): dict(enumerate(seconds))
+                for one in self.times
+                for refiner, seconds in one.seconds.items()
+            },
         )
 
     def _sees_validation(self, row: Row) -> bool:

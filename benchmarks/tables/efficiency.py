@@ -50,16 +50,23 @@ def training_seconds(record: Record) -> float:
 
 
 def overheads(table: Table, row: Row, baseline: Row, dataset: str) -> dict[int, float]:
-    """Overhead in per cent for each seed that both rows have timed."""
+    """Overhead in per cent for each seed, or round, that both rows have timed."""
+    ours, theirs = (_times(table, r, dataset) for r in (row, baseline))
+    return {
+        turn: 100 * (ours[turn] / theirs[turn] - 1)
+        for turn in sorted(ours.keys() & theirs.keys())
+        if math.isfinite(ours[turn]) and theirs[turn] > 0
+    }
+
+
+def _times(table: Table, row: Row, dataset: str) -> dict[int, float]:
+    """Seconds of a training epoch: by round where they were measured apart, else by seed."""
+    if table.times:
+        return table.times.get((row, dataset), {})
     if table.untimed:
         return {}
-    ours, theirs = (table.runs.get((r, dataset), {}) for r in (row, baseline))
-    result = {}
-    for seed in sorted(ours.keys() & theirs.keys()):
-        a, b = training_seconds(ours[seed]), training_seconds(theirs[seed])
-        if math.isfinite(a) and b > 0:
-            result[seed] = 100 * (a / b - 1)
-    return result
+    runs = table.runs.get((row, dataset), {})
+    return {seed: training_seconds(record) for seed, record in runs.items()}
 
 
 def measure(table: Table) -> list[Overhead]:

@@ -72,24 +72,33 @@ def tags(record: Record) -> dict[str, str]:
 
 
 def description(record: Record) -> str:
-    """Say in words what the run is, what came out, and what the paper has in its place."""
+    """Say what came out beside what the paper has in its place; MLflow shows the first lines at once."""
     spec = record.spec
-    lines = [f"**{run_name(spec)}** of table {spec.table}, suite {spec.suite}"]
-    if record.status == "failed":
-        lines.append(f"failed: {record.error}")
-    for selection in SELECTIONS if record.status == "complete" else ():
-        value = record.metrics.get(selection, {}).get(f"test/{spec.metric}")
-        if value is not None:
-            shown = selection.replace("_", " ")
-            lines.append(f"test {spec.metric}, {shown} epoch: {100 * value:.2f}")
-    cells = list(_published(spec))
-    lines += [f"paper, {c.split} {c.metric}: {c.mean:g} ± {c.std:g}" for c in cells]
-    if not cells:
-        lines.append("paper: has no such cell")
+    lines = [f"failed: {record.error}"] if record.status == "failed" else []
+    published = {cell.split: f"paper {cell.mean:g} ± {cell.std:g}" for cell in _published(spec)}
+    measured = _primary(record)
+    lines += [
+        f"test {spec.metric}{'' if split == 'test' else f' ({split})'}: "
+        f"{measured.get(split, 'none')}; {published.get(split, 'the paper has no such cell')}"
+        for split in dict.fromkeys([*measured, *published]) or ["test"]
+    ]
+    lines.append(f"{run_name(spec)} of table {spec.table}, suite {spec.suite}")
     if spec.reduced:
         lines.append(f"reduced: {spec.reduced}")
     lines += list(record.data.get("notes", []))
     return "\n\n".join(lines)
+
+
+def _primary(record: Record) -> dict[str, str]:
+    """The primary metric on each test split, in per cent, in both selections."""
+    found: dict[str, list[str]] = {}
+    for selection in SELECTIONS:
+        for name, value in record.metrics.get(selection, {}).items():
+            split, _, metric = name.rpartition("/")
+            if split.endswith("test") and metric == record.spec.metric:
+                shown = f"{100 * value:.2f} ({selection.replace('_', ' ')} epoch)"
+                found.setdefault(split, []).append(shown)
+    return {split: ", ".join(parts) for split, parts in found.items()}
 
 
 def parameters(record: Record) -> dict[str, str]:

@@ -24,6 +24,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess:
         (["run", "--bundle", "table2/qsar/mlp/cutmix/saflx", "--suite", "cpu"], "unknown bundle"),
         (["plan", "--suite", "cpu", "--table", "9"], "has no table '9'"),
         (["fetch"], "nothing to fetch"),
+        (["time", "--dataset", "digts"], "unknown dataset 'digts': did you mean 'digits'?"),
         (["generate", "make", "-d", "cubb", "-i", "stand-in"], "did you mean 'cub'?"),
     ],
 )
@@ -36,7 +37,18 @@ def test_bad_input_is_one_line_and_status_two(arguments, message):
 
 def test_every_verb_has_a_help_text():
     answer = bench("--help")
-    for verb in ("plan", "cost", "fetch", "run", "tables", "track", "doctor", "merge", "generate"):
+    for verb in (
+        "plan",
+        "cost",
+        "fetch",
+        "run",
+        "time",
+        "tables",
+        "track",
+        "doctor",
+        "merge",
+        "generate",
+    ):
         assert verb in answer.stdout
     assert answer.returncode == 0
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
+import weakref
 
 import pytest
 import torch
@@ -46,6 +48,25 @@ def test_a_bundle_writes_a_record_a_seed_and_does_nothing_the_second_time(tmp_pa
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("seed*.json")} == stamps
     assert [r.key for r in first] == [r.key for r in second]
     assert 0.5 < first[0].metrics["last"]["test/auroc"] <= 1
+
+
+def test_a_finished_seed_leaves_memory_before_the_next_begins(tmp_path, said, monkeypatch):
+    """A training is in reference cycles; without a collection five seeds are in memory at once."""
+    alive: list[weakref.ref] = []
+    build = Training.__init__
+
+    def counted(training, *arguments):
+        assert [found() for found in alive] == [None] * len(alive)
+        alive.append(weakref.ref(training))
+        build(training, *arguments)
+
+    monkeypatch.setattr(Training, "__init__", counted)
+    gc.disable()
+    try:
+        run(runs(seeds=3, refiner="saflex"), tmp_path, said)
+    finally:
+        gc.enable()
+    assert len(alive) == 3
 
 
 def test_running_twice_from_nothing_gives_the_same_record_but_for_times(tmp_path, said):
