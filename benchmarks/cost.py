@@ -270,7 +270,10 @@ def _lacking(specs: list[RunSpec]) -> dict[str, int | None]:
         for source in sources.lacking(name):
             sizes[source.path] = source.size
             wanted[source.path].append(name)
-    found = {", ".join(names): sizes[path] or None for path, names in wanted.items()}
+    found: dict[str, int | None] = {}
+    for path, names in wanted.items():  # the files of a set are one line
+        name = ", ".join(names)
+        found[name] = ((found.get(name) or 0) + sizes[path]) or None
     found |= {source.name: source.size for source in weights.missing(specs)}
     diffusion = generation.missing(specs)
     return found | {f"weights {w.repository}": round(1e9 * w.gigabytes) for w in diffusion}

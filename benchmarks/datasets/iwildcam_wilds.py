@@ -40,6 +40,7 @@ LABELS = Source(
         "https://raw.githubusercontent.com/locuslab/FLYP/main/src/datasets/iwildcam_metadata/labels.csv",
     ),
     checksum="sha256:3aa81be6bfded6764247edd7f491b04a25b85c34321b748ff170809e6b97d3e1",
+    size=8402,
 )
 SOURCES = {"iwildcam-wilds": (IMAGES,)}
 PARTS = {"iwildcam-wilds": (LABELS,)}

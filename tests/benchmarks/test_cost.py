@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import cost, record
 from benchmarks import suite as suites
+from benchmarks.sources import Source
 from benchmarks.suite import bundles, plan
 
 
@@ -88,3 +89,12 @@ def test_unknown_table_is_named_with_the_nearest():
 def test_no_bundle_of_the_paper_asks_for_more_memory_than_a_node_has():
     largest = max(cost.estimate(suites.load("paper")).bundles, key=lambda c: c.memory_mb)
     assert largest.memory_mb < 64_000, largest
+
+
+def test_the_files_of_a_set_add_up_and_one_of_unknown_size_hides_none(monkeypatch):
+    parts = [Source(name="images", path="images", size=7), Source(name="names", path="names")]
+    monkeypatch.setattr(cost.sources, "lacking", lambda name: parts)
+    specs = plan(suites.load("demo"))[:1]
+    assert cost._lacking(specs) == {"breast-cancer": 7}
+    parts[0] = Source(name="images", path="images")
+    assert cost._lacking(specs) == {"breast-cancer": None}
