@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
 import gc
 import importlib
@@ -93,10 +94,19 @@ def _one_by_one(
     for spec in specs:
         file = checkpoint(spec)
         record = execute(spec, device=device, checkpoint=file, keep_weights_in=keep_weights_in)
-        # Model, optimiser and refiner refer to each other, and Python counts objects, not bytes, before it
-        # looks for such circles: five seeds of SAINT would be in memory at once.
-        gc.collect()
+        _free_memory()
         yield [record], file
+
+
+def _free_memory() -> None:
+    """Give back what a finished run held: else five seeds of SAINT are in memory together.
+
+    Model, optimiser and refiner refer to each other, and Python counts objects, not bytes, before it looks
+    for such circles; and glibc keeps freed blocks below a block that is still in use.
+    """
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def execute(
