@@ -7,6 +7,7 @@ READY  := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 SNAKEMAKE  := $(ONE_THREAD) $(BIN)/snakemake --profile profiles/default
 DEFAULT_TESTS := not slow and not network and not gpu and not system
+SYSTEM_TESTS  ?= system
 
 define where
 	@cat results/$(1)/logs/tables.log
@@ -55,7 +56,7 @@ test-all: $(READY) ## the slow ones as well
 
 test-system: $(READY) ## real Slurm, PostgreSQL and Chromium, started and stopped again (root, Debian)
 	tests/system/install.sh
-	$(ONE_THREAD) $(BIN)/python -m pytest -m system
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "$(SYSTEM_TESTS)" $(PYTEST_OPTIONS)
 
 lint: $(READY) ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check

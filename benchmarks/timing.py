@@ -126,6 +126,9 @@ def measure(
     for _ in range(rounds):
         for row, run in runs.items():
             seconds[row].append(_turn(run, steps) * run.steps_per_epoch)
+    runs.clear()
+    del run
+    execute.free_memory()
     first = group[0]
     times = Times(
         table=first.table,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import weakref
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_every_row_takes_equal_turns_and_nothing_is_evaluated(tmp_path, monkeypa
     assert order == ["upstream", "saflex"] * 4  # once to warm up
     counts = [sum(1 for row, _ in turns if row == name) for name in ("upstream", "saflex")]
     assert counts[0] == counts[1]
+
+
+def test_what_was_measured_is_out_of_memory_before_the_next_group(tmp_path, monkeypatch):
+    alive: list[weakref.ref] = []
+    build = Training.__init__
+
+    def counted(run, *arguments):
+        alive.append(weakref.ref(run))
+        build(run, *arguments)
+
+    monkeypatch.setattr(Training, "__init__", counted)
+    measure(rows(), tmp_path, rounds=2, steps=2)
+    assert [found() for found in alive] == [None, None]
 
 
 @dataclass

@@ -111,6 +111,7 @@ def counts(text: str) -> dict[str, float]:
     return dict(zip(("new", "replaced", "unchanged", "seconds"), map(float, line), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_two_thousand_records(kind, many, sync, tmp_path, request, record_property):
     uri = None
