@@ -6,6 +6,8 @@ import gc
 import math
 import os
 import signal
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -67,6 +69,27 @@ def test_a_finished_seed_leaves_memory_before_the_next_begins(tmp_path, said, mo
     finally:
         gc.enable()
     assert len(alive) == 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc's")
+def test_large_blocks_go_back_although_small_ones_lie_between():
+    """Blocks of 10 MiB with small ones between: by itself glibc keeps what is freed below the last (52 MiB)."""
+    code = (
+        "import torch\n"
+        "from benchmarks import execute\n"
+        "execute._return_large_blocks()\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4 / 1024\n"
+        "first = torch.empty(31 * 2**18); del first  # glibc's own limit would be 31 MiB from here\n"
+        "before, large, small = resident(), [], []\n"
+        "for _ in range(40):\n"
+        "    large.append(torch.ones(10 * 2**18)); small.append(torch.ones(1000))\n"
+        "large.clear()\n"
+        "print(resident() - before)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert float(answer.stdout) < 10
 
 
 def test_running_twice_from_nothing_gives_the_same_record_but_for_times(tmp_path, said):
