@@ -73,7 +73,7 @@ def test_a_finished_seed_leaves_memory_before_the_next_begins(tmp_path, said, mo
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc's")
 def test_large_blocks_go_back_although_small_ones_lie_between():
-    """Blocks of 10 MiB with small ones between: by itself glibc keeps what is freed below the last (52 MiB)."""
+    """Blocks of 10 MiB, small ones between: by itself glibc keeps what is freed below the last."""
     code = (
         "import torch\n"
         "from benchmarks import execute\n"
