@@ -12,8 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
-from benchmarks import cost, markers, suite as suites
-from benchmarks.source_hash import module_hash, source_hash
+from benchmarks import suite as suites
+from benchmarks.forecast import cost
+from benchmarks.running import markers
+from benchmarks.running.source_hash import module_hash, source_hash
 
 config = {"suite": "demo", "results": "", "track": True, "uri": "", "processes": 0} | config
 SUITE = suites.load(config["suite"])

@@ -79,8 +79,8 @@ def plan(suite: SuiteName = "demo", table: Table = None, results: Results = None
 @app.command()
 def cost(suite: SuiteName = "demo", table: Table = None) -> None:
     """Say what a suite will take before it starts: hours, gigabytes, and the assumptions made."""
-    from benchmarks import cost as costs
     from benchmarks import suite as suites
+    from benchmarks.forecast import cost as costs
 
     costs.show(suites.load(suite), table=table)
 
@@ -138,8 +138,9 @@ def run(
         raise UnknownName("bundle", bundle, bundles)
     from contextlib import nullcontext
 
-    from benchmarks import cost, devices
-    from benchmarks.bundle import run_marked
+    from benchmarks.forecast import cost
+    from benchmarks.running import devices
+    from benchmarks.running.bundle import run_marked
     from benchmarks.train import Interrupted
 
     names = [bundle] if bundle else list(bundles)
@@ -185,14 +186,14 @@ def inspect(
     bundles = suites.bundles(suites.plan(loaded))
     if bundle not in bundles:
         raise UnknownName("bundle", bundle, bundles)
-    from benchmarks import inspect_samples
+    from benchmarks.studies import samples
 
     planned = {spec.seed: spec for spec in bundles[bundle]}
     if seed not in planned:
         raise BenchmarkError(f"{bundle} has seeds {sorted(planned)}, not {seed}")
     spec = planned[seed]
     epochs = epoch or [1, spec.settings.recipe.epochs]
-    for path in inspect_samples.inspect(spec, _folder(loaded.name, results), epochs=epochs):
+    for path in samples.inspect(spec, _folder(loaded.name, results), epochs=epochs):
         print(path)
 
 
@@ -211,7 +212,7 @@ def tables(suite: SuiteName = "demo", results: Results = None) -> None:
         table5.record_descriptions(folder)
         written += table5.write(folder / "tables", folder)
     if (folder / "purification").is_dir():
-        from benchmarks.generate import curves
+        from benchmarks.studies import curves
 
         written.append(curves.figure(folder))
     building.summary(loaded, folder)
@@ -232,8 +233,8 @@ def time_rows(
 ) -> None:
     """Measure what the rows cost, taking turns in one process; `tables` then shows it as overheads."""
     from benchmarks import suite as suites
-    from benchmarks import timing
     from benchmarks.errors import UnknownName
+    from benchmarks.studies import timing
 
     loaded = suites.load(suite)
     chosen = suites.plan(loaded, table=table)
@@ -254,8 +255,8 @@ def time_rows(
 @app.command()
 def doctor(suite: SuiteName = "demo") -> None:
     """Say what is missing on this machine before a long run finds out."""
-    from benchmarks import doctor as checks
     from benchmarks import suite as suites
+    from benchmarks.forecast import doctor as checks
 
     raise typer.Exit(checks.main(suites.load(suite)))
 

@@ -48,7 +48,7 @@ def make(
 
     index = _index(dataset)
     if (generator := _stand_ins().get(images)) is None:
-        from benchmarks.execute import default_device
+        from benchmarks.running.machine import default_device
 
         device = device or default_device()
         settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "size": size}
@@ -75,7 +75,7 @@ def purify(
 ) -> None:
     """Measure which swapped images of a stand-in set each refiner finds; curves, figure, sheets."""
     from benchmarks import suite as suites
-    from benchmarks.generate import curves, purification
+    from benchmarks.studies import curves, purification
 
     folder = results or Path("results") / suite
     plan = suites.plan(suites.load(suite))
@@ -95,7 +95,7 @@ def purify(
 def cost(suite: Annotated[str, typer.Option("--suite", "-s")] = "paper") -> None:
     """Say what the generated sets of a suite take, and what is missing for them here."""
     from benchmarks import suite as suites
-    from benchmarks.generate import cost as costs
+    from benchmarks.forecast import images as costs
 
     specs = suites.plan(suites.load(suite))
     lines = costs.render(costs.estimate(specs)) or ["no set of this suite needs diffusion"]
@@ -128,8 +128,8 @@ def _diffusion(
     steps: int | None,
     finetuning_steps: int,
 ) -> Any:
+    from benchmarks.forecast.images import DIFFUSION
     from benchmarks.generate import pipelines, weights
-    from benchmarks.generate.cost import DIFFUSION
 
     if images not in DIFFUSION:
         raise UnknownName("set of images", images, [*DIFFUSION, *_stand_ins()])

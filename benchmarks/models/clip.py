@@ -21,7 +21,7 @@ from benchmarks.errors import BenchmarkError, DataError
 from benchmarks.registry import register
 from saflex import ImageTextLogits
 
-# How runs of these models are executed (benchmarks.execute looks for this name).
+# How runs of these models are executed (benchmarks.running.execute looks for this name).
 TRAINING = ContrastiveTraining
 
 EVALUATION_BATCH = 512

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import timing
 from benchmarks.record import atomic_write, load_all
+from benchmarks.studies import timing
 from benchmarks.suite import Suite, load, plan
 from benchmarks.tables import claims, html, latex, long, markdown
 from benchmarks.tables.cells import SELECTIONS, Table

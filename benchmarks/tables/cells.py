@@ -98,7 +98,7 @@ class Table:
     notes : what a reader must know of the whole table.
     untimed : why the times of the runs are no measurement, empty if they are one.
     times : seconds of a training epoch by row and data set, by round, where they were measured apart
-        from the runs (`benchmarks.timing`); they then stand for the runs' own.
+        from the runs (`benchmarks.studies.timing`); they then stand for the runs' own.
     """
 
     id: str

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from benchmarks.paper import Published, names, paper_row, published
 from benchmarks.record import Record
 from benchmarks.spec import RunSpec
+from benchmarks.studies.timing import Times
 from benchmarks.suite import Suite, TableSpec
 from benchmarks.tables import variants
 from benchmarks.tables.cells import SELECTIONS, Cell, Column, Row, Table, scale
 from benchmarks.tables.statistics import mean_std
-from benchmarks.timing import Times
 
 DEFAULT_REASON = "not part of this suite"
 

@@ -1,6 +1,6 @@
 """Ten seeds together against one after the other: wall-clock and processor time as paired ratios.
 
-    python docs/benchmarks/replicas.py [--rounds 5] [--threads 1] [--seeds 10] [--device cpu]
+    python docs/benchmarks/running/replicas.py [--rounds 5] [--threads 1] [--seeds 10] [--device cpu]
 
 Both ways take the same steps in one process, in turn (A B A B ...), on data that ships with
 scikit-learn; the ratio of each pair is printed as minimum, median, maximum. Above 1, together wins.
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks import registry
-from benchmarks.replicas import Replicas
+from benchmarks.running.replicas import Replicas
 from benchmarks.spec import Component, Recipe, RunSpec, Settings
 from benchmarks.train import Training
 

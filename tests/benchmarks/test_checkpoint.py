@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import blobs, spec
 
-from benchmarks.checkpoint import Checkpoint
+from benchmarks.running.checkpoint import Checkpoint
 from benchmarks.train import Training
 
 SPEC = spec(dataset="breast-cancer")

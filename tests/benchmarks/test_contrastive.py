@@ -9,12 +9,13 @@ import pytest
 import torch
 from image_text_runs import clip, pairs, spec, squares
 
-from benchmarks import execute, suite
+from benchmarks import suite
 from benchmarks.contrastive.evaluation import measure
 from benchmarks.contrastive.training import ContrastiveTraining
 from benchmarks.contrastive.tuners import ContrastiveSaflexTuner, ContrastiveTuner
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
+from benchmarks.running import execute
 from benchmarks.train import Training
 from saflex import ContrastiveSaflex, gradient_products, validation_gradient
 from saflex.contrastive import caption_rows, contrastive_cross_entropy

@@ -9,7 +9,7 @@ import pytest
 from image_text_runs import spec
 
 from benchmarks import suite
-from benchmarks.contrastive import cost
+from benchmarks.forecast import clip as cost
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from benchmarks import devices
 from benchmarks.errors import BenchmarkError
+from benchmarks.running import devices
 
 TWO = "0, GPU-aa, 80000\n1, GPU-bb, 80000\n"
 
@@ -45,7 +45,7 @@ def test_variable_is_set_and_restored(tmp_path):
 
 def test_full_machine_waits_for_a_holder_to_die(tmp_path, monkeypatch):
     hold = (
-        "import sys, time; from pathlib import Path; from benchmarks import devices\n"
+        "import sys, time; from pathlib import Path; from benchmarks.running import devices\n"
         "with devices.lease(70000, folder=Path(sys.argv[1])) as d: print(d, flush=True); time.sleep(60)"
     )
     line = [sys.executable, "-c", hold, str(tmp_path)]

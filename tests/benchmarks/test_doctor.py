@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from benchmarks import doctor
 from benchmarks import suite as suites
-from benchmarks.doctor import Finding
+from benchmarks.forecast import doctor
+from benchmarks.forecast.doctor import Finding
 
 DEMO = suites.load("demo")
 
@@ -115,7 +115,7 @@ def test_unreachable_tracking_server_is_missing(tmp_path):
 
 def test_exit_status_and_no_torch():
     script = (
-        "import sys; from benchmarks import doctor, suite;"
+        "import sys; from benchmarks import suite; from benchmarks.forecast import doctor;"
         "status = doctor.main(suite.load('demo'));"
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )

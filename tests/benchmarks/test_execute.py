@@ -14,10 +14,10 @@ import pytest
 import torch
 from small_runs import spec
 
-from benchmarks import execute as executing
 from benchmarks import record as records
-from benchmarks.bundle import marker_path, run_marked
-from benchmarks.checkpoint import Checkpoint
+from benchmarks.running import execute as executing
+from benchmarks.running.bundle import marker_path, run_marked
+from benchmarks.running.checkpoint import Checkpoint
 from benchmarks.train import Interrupted, Training
 
 
@@ -76,8 +76,8 @@ def test_large_blocks_go_back_although_small_ones_lie_between():
     """Blocks of 10 MiB, small ones between: by itself glibc keeps what is freed below the last."""
     code = (
         "import torch\n"
-        "from benchmarks import execute\n"
-        "execute._return_large_blocks()\n"
+        "from benchmarks.running import machine\n"
+        "machine.return_large_blocks()\n"
         "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4 / 1024\n"
         "first = torch.empty(31 * 2**18); del first  # glibc's own limit would be 31 MiB from here\n"
         "before, large, small = resident(), [], []\n"

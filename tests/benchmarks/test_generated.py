@@ -9,10 +9,11 @@ from fabricate import image_folders
 from benchmarks import registry, suite
 from benchmarks.datasets import cub
 from benchmarks.errors import BenchmarkError, DataError
-from benchmarks.generate import curves, manifest, purification
+from benchmarks.generate import manifest
 from benchmarks.generate.make import make
 from benchmarks.generate.stand_in import StandIn
 from benchmarks.spec import Component, Recipe, RunSpec, Settings
+from benchmarks.studies import curves, purification
 from benchmarks.upstream.generated import ExtraReal, Generated
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from image_runs import image_spec
 
-from benchmarks.checkpoint import Checkpoint
 from benchmarks.data import Split
-from benchmarks.execute import execute
 from benchmarks.record import canonical
 from benchmarks.registry import load
+from benchmarks.running.checkpoint import Checkpoint
+from benchmarks.running.execute import execute
 from benchmarks.spec import Component
 from benchmarks.train import Interrupted, Training
 

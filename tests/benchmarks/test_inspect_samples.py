@@ -9,10 +9,10 @@ from image_runs import image_spec, stripes
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
-from benchmarks import inspect_samples
 from benchmarks.errors import BenchmarkError
-from benchmarks.inspect_samples import SampleInspector
 from benchmarks.spec import Component
+from benchmarks.studies import samples as inspect_samples
+from benchmarks.studies.samples import SampleInspector
 from benchmarks.train import Training
 from saflex import Batch
 

@@ -14,13 +14,13 @@ import time
 import pytest
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.locks import bundle_lock, holder, holder_path, is_stale, lock_path
+from benchmarks.running.locks import bundle_lock, holder, holder_path, is_stale, lock_path
 
 BUNDLE = "table2/qsar/mlp/cutmix/saflex"
 HOLD = """
 import sys, time
 from pathlib import Path
-from benchmarks.locks import bundle_lock
+from benchmarks.running.locks import bundle_lock
 with bundle_lock(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)

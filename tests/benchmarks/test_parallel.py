@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from small_runs import spec
 
-from benchmarks import cost, devices, execute, parallel
 from benchmarks import record as records
-from benchmarks.bundle import run_marked
 from benchmarks.errors import BenchmarkError
+from benchmarks.forecast import cost
+from benchmarks.running import devices, execute, parallel
+from benchmarks.running.bundle import run_marked
 from benchmarks.suite import load
 
 SEEDS = 3

@@ -8,13 +8,13 @@ import pytest
 import torch
 from small_runs import blobs, spec
 
-from benchmarks import execute as executing
 from benchmarks import record as records
-from benchmarks import replicas
-from benchmarks.checkpoint import Checkpoint
 from benchmarks.data import Data
+from benchmarks.running import execute as executing
+from benchmarks.running import replicas
+from benchmarks.running.checkpoint import Checkpoint
+from benchmarks.running.stacked import Dropout
 from benchmarks.spec import Component, RunSpec
-from benchmarks.stacked import Dropout
 from benchmarks.train import Interrupted, Training
 
 SAINT = {"dim": 4, "heads": 2, "evaluation_batch": 32}

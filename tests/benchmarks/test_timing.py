@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from small_runs import spec
 
-from benchmarks import timing
 from benchmarks.errors import BenchmarkError
 from benchmarks.spec import Component
+from benchmarks.studies import timing
+from benchmarks.studies.timing import Times, groups, measure, path_of, read
 from benchmarks.suite import plan
 from benchmarks.tables import tables
 from benchmarks.tables.cells import Row
 from benchmarks.tables.efficiency import measure as overheads
 from benchmarks.tables.verdicts import grade
-from benchmarks.timing import Times, groups, measure, path_of, read
 from benchmarks.train import Training
 
 GOLDEN = Path(__file__).parent / "golden"

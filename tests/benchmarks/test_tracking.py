@@ -16,8 +16,8 @@ import torch
 
 from benchmarks import record as records
 from benchmarks import tracking
-from benchmarks.checkpoint import saved
 from benchmarks.errors import BenchmarkError
+from benchmarks.running.checkpoint import saved
 from benchmarks.suite import load, plan
 from benchmarks.tables import build
 from benchmarks.tracking import dashboard, runs, store

@@ -2,7 +2,7 @@
 #
 # The images lie in the data folder, each under the hash of what made it, and the output here is a
 # marker: running the rule again makes only what is missing, so a killed or edited job loses nothing.
-from benchmarks.generate import cost as generation
+from benchmarks.forecast import images as generation
 
 # Sets that each bundle's upstream serves, as (data set, images).
 GENERATED = {bundle: generation.sets_of(specs) for bundle, specs in BUNDLES.items()}

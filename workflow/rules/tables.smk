@@ -14,6 +14,6 @@ rule tables:
     params:
         suite=config["suite"],
         results=lambda wildcards: RESULTS,
-        source=module_hash("benchmarks.tables", "benchmarks.generate.curves"),
+        source=module_hash("benchmarks.tables", "benchmarks.studies.curves"),
     shell:
         "python -m benchmarks tables --suite {params.suite} --results {params.results} > {log} 2>&1"

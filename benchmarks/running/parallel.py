@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.execute import Interrupted, run_bundle, up_to_date
-from benchmarks.locks import bundle_lock
+from benchmarks.running.execute import Interrupted, run_bundle, up_to_date
+from benchmarks.running.locks import bundle_lock
 from benchmarks.spec import RunSpec
 
 TERMINATED = 143

@@ -117,7 +117,7 @@ def measure(
     if path.exists() and (old := read(path)).keys == keys:
         report(f"{name}: measured {old.finished[:10]}, skipped; delete {path} to measure again")
         return old
-    from benchmarks import execute
+    from benchmarks.running import machine
 
     runs = {spec.refiner: _started(spec, device) for spec in group}
     for run in runs.values():
@@ -128,7 +128,7 @@ def measure(
             seconds[row].append(_turn(run, steps) * run.steps_per_epoch)
     runs.clear()
     del run
-    execute.free_memory()
+    machine.free_memory()
     first = group[0]
     times = Times(
         table=first.table,
@@ -139,9 +139,9 @@ def measure(
         seconds=seconds,
         clock="wall" if device.startswith("cuda") else "processor",
         steps=steps,
-        device=execute.device_name(device),
-        finished=execute.now(),
-        commit=execute.commit(),
+        device=machine.device_name(device),
+        finished=machine.now(),
+        commit=machine.commit(),
     )
     atomic_write(path, times.model_dump_json(indent=1) + "\n")
     shown = ", ".join(f"{row} {min(values):.3f}" for row, values in times.seconds.items())
@@ -151,7 +151,7 @@ def measure(
 
 def _started(spec: RunSpec, device: str) -> Training:
     """Build a run that goes on for ever, past any warm-up of its refiner's and without evaluations."""
-    from benchmarks import execute
+    from benchmarks.running import execute
 
     recipe = spec.settings.recipe.model_copy(
         update={"epochs": 2 * UNENDING, "evaluate_every": 2 * UNENDING}

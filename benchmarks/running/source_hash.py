@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import registry
 from benchmarks.spec import RunSpec
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("benchmarks", "saflex")
 
 # Where every run starts; what it needs of its own is added by name, from the registry.
@@ -26,13 +26,13 @@ ENTRY = "benchmarks.train"
 # key already, and data files are checked against their checksum.
 NEUTRAL = frozenset(
     {
-        "benchmarks.checkpoint",
+        "benchmarks.running.checkpoint",
         "benchmarks.errors",
         "benchmarks.fetch",
-        "benchmarks.locks",
+        "benchmarks.running.locks",
         "benchmarks.record",
         "benchmarks.registry",
-        "benchmarks.source_hash",
+        "benchmarks.running.source_hash",
         "benchmarks.sources",
         "benchmarks.spec",
         "benchmarks.suite",
@@ -82,7 +82,7 @@ def _components(spec: RunSpec) -> list[str]:
     for family, component in named.items():
         registry.check(family, component.name)
     modules = [registry.modules(family)[part.name] for family, part in named.items()]
-    return [*modules, "benchmarks.replicas"] if parts.replicas else modules
+    return [*modules, "benchmarks.running.replicas"] if parts.replicas else modules
 
 
 def _path(name: str) -> Path | None:

@@ -16,10 +16,10 @@ import yaml
 
 from benchmarks import sources, weights
 from benchmarks.errors import BenchmarkError
-from benchmarks.generate import cost as generation
+from benchmarks.forecast import images as generation
 from benchmarks.suite import Suite, plan
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = (3, 11)
 FREE_GIGABYTES = 5
 SUBMIT_SECONDS = 30

@@ -19,10 +19,10 @@ from benchmarks.datasets.image_files import decoded
 from benchmarks.errors import BenchmarkError
 from benchmarks.generate import manifest as manifests
 from benchmarks.generate import sheets
-from benchmarks.generate.curves import MEASURES, Purification
 from benchmarks.generate.manifest import Manifest
 from benchmarks.record import atomic_write
 from benchmarks.spec import RunSpec
+from benchmarks.studies.curves import MEASURES, Purification
 from benchmarks.train import Training
 
 

@@ -20,7 +20,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.refiners import Context, Refiner
 from benchmarks.refiners.saflex import SaflexRefiner
 from benchmarks.refiners.uniform import Uniform
-from benchmarks.stacked import Stack, StackedLog, signature, stack_refinement
+from benchmarks.running.stacked import Stack, StackedLog, signature, stack_refinement
 from benchmarks.train import LOSS_CHECK, NonFiniteLoss, Training, _build, build_optimizer
 from benchmarks.upstream import Augmented
 from saflex import Batch, soft_cross_entropy

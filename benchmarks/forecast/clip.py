@@ -1,6 +1,6 @@
 """What Table 4 takes, by arithmetic: device hours and gigabytes from FLOPs, never measured. No torch.
 
-``python -m benchmarks cost --suite paper`` prints it; ``python -m benchmarks.contrastive.cost`` for
+``python -m benchmarks cost --suite paper`` prints it; ``python -m benchmarks.forecast.clip`` for
 every device.
 """
 

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-import datetime as dt
-import gc
 import importlib
 import os
-import platform
-import resource
 import signal
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from benchmarks import record as records
 from benchmarks import registry
-from benchmarks.checkpoint import Checkpoint, saved
 from benchmarks.data import Data, Split
 from benchmarks.record import Record
-from benchmarks.source_hash import source_hash
+from benchmarks.running import machine
+from benchmarks.running.checkpoint import Checkpoint, saved
+from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
 from benchmarks.train import Interrupted, NonFiniteLoss, Training
 from saflex.errors import NonFiniteGradientError
-
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def run_bundle(
@@ -52,8 +43,8 @@ def run_bundle(
     Interrupted
         On SIGTERM, after the running seed's checkpoint is written; the same call goes on from it.
     """
-    device = device or os.environ.get("SAFLEX_DEVICE") or default_device()
-    _return_large_blocks()
+    device = device or os.environ.get("SAFLEX_DEVICE") or machine.default_device()
+    machine.return_large_blocks()
     done: list[Record] = []
 
     def waiting() -> Iterator[RunSpec]:
@@ -97,29 +88,8 @@ def _one_by_one(
     for spec in specs:
         file = checkpoint(spec)
         record = execute(spec, device=device, checkpoint=file, keep_weights_in=keep_weights_in)
-        free_memory()
+        machine.free_memory()
         yield [record], file
-
-
-def _return_large_blocks() -> None:
-    """Have glibc give every freed block of 4 MiB and more back at once (docs/benchmarks/memory.md).
-
-    By itself it raises that limit to 32 MiB with each such block that is freed, and from then on keeps them
-    on a heap that small blocks pin: SAINT on KDD99 took twice the memory it used.
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MMAP_THRESHOLD, 4 * 2**20)
-
-
-def free_memory() -> None:
-    """Give back what a finished run held: else five seeds of SAINT are in memory together.
-
-    Model, optimiser and refiner refer to each other, and Python counts objects, not bytes, before it looks
-    for such circles; and glibc keeps freed blocks below a block that is still in use.
-    """
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def execute(
@@ -135,7 +105,7 @@ def execute(
     ----------
     keep_weights_in : results folder below which the trained weights go; None keeps none.
     """
-    started = now()
+    started = machine.now()
     training = training_class(spec)(spec, load_data(spec, device))
     error = _train(training, checkpoint)
     if keep_weights_in and not error:
@@ -151,15 +121,15 @@ def execute_replicas(
     checkpoint: Callable[[RunSpec], Checkpoint] | None = None,
     report: Callable[[str], None] = print,
 ) -> Iterator[tuple[list[Record], Checkpoint | None]]:
-    """Run the seeds of a bundle together, as many at once as one stack holds (`benchmarks.replicas`).
+    """Run the seeds of a bundle together, as many at once as one stack holds (`benchmarks.running.replicas`).
 
     Yields
     ------
     The records of one stack, and its checkpoint, to be removed when they are written.
     """
-    from benchmarks import replicas
+    from benchmarks.running import replicas
 
-    started = now()
+    started = machine.now()
     for group in replicas.stacks(training_class(s)(s, load_data(s, device)) for s in specs):
         training = replicas.together(group)
         file = checkpoint(group[0].spec) if checkpoint else None
@@ -175,7 +145,7 @@ def execute_replicas(
             ],
             file,
         )
-        started = now()
+        started = machine.now()
 
 
 def load_data(spec: RunSpec, device: str) -> Data:
@@ -214,13 +184,13 @@ def _record(
         curves=training.curves,
         diagnostics={"optimizer_steps": float(training.steps), **training.diagnostics()},
         seconds=seconds or {**training.seconds, "total": training.total_seconds},
-        peak_memory_mib=_peak_memory(device),
+        peak_memory_mib=machine.peak_memory(device),
         started=started,
-        finished=now(),
-        device=device_name(device),
+        finished=machine.now(),
+        device=machine.device_name(device),
         data=_describe(training.data),
         versions={name: version(name) for name in ("torch", "numpy", "scikit-learn")},
-        commit=commit(),
+        commit=machine.commit(),
         source=source_hash(spec),
     )
 
@@ -247,11 +217,6 @@ def up_to_date(spec: RunSpec, results: Path) -> Record | None:
 
 def _name(spec: RunSpec) -> str:
     return f"{spec.bundle}/seed{spec.seed}"
-
-
-def default_device() -> str:
-    """Use a CUDA device where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class _stop_on_sigterm:
@@ -294,39 +259,8 @@ def _outcome(record: Record) -> str:
     return f"{', '.join(shown)} in {record.seconds['total']:.1f} s"
 
 
-def now() -> str:
-    """Say what time it is, in ISO 8601, UTC."""
-    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
-
-
-def _peak_memory(device: str) -> float:
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def device_name(device: str) -> str:
-    """Name a device as records do: the GPU, or the processor and its threads."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
-
-
-def commit() -> str:
-    """Give the commit of the source, empty outside a git checkout."""
-    answer = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() if answer.returncode == 0 else ""
-
-
 __all__ = [
     "Interrupted",
-    "default_device",
     "execute",
     "execute_replicas",
     "run_bundle",

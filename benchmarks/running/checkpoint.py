@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.source_hash import source_hash
+from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
 from benchmarks.train import Interrupted, Training
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from benchmarks import registry
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
-from benchmarks.execute import default_device, training_class
+from benchmarks.running.execute import training_class
+from benchmarks.running.machine import default_device
 from benchmarks.spec import RunSpec
 from benchmarks.train import Training
 from saflex import soft_rows

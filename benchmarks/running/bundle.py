@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.execute import run_bundle
-from benchmarks.locks import bundle_lock
-from benchmarks.markers import marker_path
-from benchmarks.parallel import run_missing
 from benchmarks.record import Record, atomic_write
-from benchmarks.source_hash import source_hash
+from benchmarks.running.execute import run_bundle
+from benchmarks.running.locks import bundle_lock
+from benchmarks.running.markers import marker_path
+from benchmarks.running.parallel import run_missing
+from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
 
 
@@ -30,7 +30,7 @@ def run_marked(
 
     Parameters
     ----------
-    processes : runs at a time, each in a process of its own (`benchmarks.parallel`); replicas train
+    processes : runs at a time, each in a process of its own (`benchmarks.running.parallel`); replicas train
         all seeds in one process and leave this aside.
     """
     bundle = specs[0].bundle

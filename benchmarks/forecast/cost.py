@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import yaml
 
-from benchmarks import devices, sources, weights
-from benchmarks.contrastive import cost as contrastive
-from benchmarks.generate import cost as generation
+from benchmarks import sources, weights
+from benchmarks.forecast import clip as contrastive
+from benchmarks.forecast import images as generation
+from benchmarks.running import devices
 from benchmarks.spec import RunSpec
 from benchmarks.suite import Suite, bundles, plan
 
