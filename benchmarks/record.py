@@ -56,7 +56,7 @@ class Record(Frozen):
 
 def path_of(results: Path, spec: RunSpec) -> Path:
     """Place of a run's record: ``records/table2/qsar/mlp/cutmix/saflex/seed0.json``."""
-    return results / "records" / spec.bundle / f"seed{spec.seed}.json"
+    return results / "records" / f"{spec.name}.json"
 
 
 def weights_path(results: Path, key: str) -> Path:

@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks.errors import UnknownName
 
@@ -59,10 +60,20 @@ def check(family: str, name: str) -> None:
         raise UnknownName(SINGULAR[family], name, modules(family))
 
 
+def module_name(family: str, name: str) -> str:
+    """Name of the module that registers a name, not imported."""
+    check(family, name)
+    return modules(family)[name]
+
+
+def module(family: str, name: str) -> ModuleType:
+    """Import the module that registers a name."""
+    return importlib.import_module(module_name(family, name))
+
+
 def load(family: str, name: str) -> Callable:
     """Import the module that registers the name and return what it registered."""
-    check(family, name)
-    importlib.import_module(modules(family)[name])
+    module(family, name)
     return _registered[family, name]
 
 

@@ -8,7 +8,6 @@ torch nor numpy.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import time
@@ -74,15 +73,14 @@ def raw_path(source: Source) -> Path:
 
 def of(dataset: str) -> tuple[Source, ...]:
     """List the alternative files of a registered data set; empty where it ships with a package."""
-    registry.check("datasets", dataset)
-    module = importlib.import_module(registry.modules("datasets")[dataset])
+    module = registry.module("datasets", dataset)
     return tuple(getattr(module, "SOURCES", {}).get(dataset, ()))
 
 
 def files(dataset: str) -> list[tuple[Source, ...]]:
     """List every file that a data set needs, each as its alternatives; empty if shipped with a package."""
     main = of(dataset)
-    module = importlib.import_module(registry.modules("datasets")[dataset])
+    module = registry.module("datasets", dataset)
     parts = getattr(module, "PARTS", {}).get(dataset, ())
     return [*([main] if main else []), *((part,) for part in parts)]
 

@@ -15,7 +15,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+._-]*$")]
 class Frozen(BaseModel):
     """Base of every specification: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True
+    )
 
 
 class Recipe(Frozen):
@@ -47,8 +49,9 @@ class Component(Frozen):
 class RunSpec(Frozen):
     """One run. `key` names it for ever: the hash of its canonical JSON.
 
-    `upstream` and `refiner` are the names that rows of a table carry. They may be a suite's own
-    (``cutmix-0.3``); `settings.upstream.name` and `settings.refiner.name` say what was registered.
+    `dataset`, `backbone`, `upstream` and `row` are the names that a table shows. They may be a suite's
+    own (``cutmix-0.3``, ``clean+aug``); `settings` says what is registered. In JSON `row` is called
+    ``refiner``, as the column of the tables is.
     """
 
     suite: Name
@@ -56,7 +59,7 @@ class RunSpec(Frozen):
     dataset: Name
     backbone: Name
     upstream: Name
-    refiner: Name
+    row: Name = Field(alias="refiner")
     seed: int = Field(ge=0)
     settings: Settings
     metric: str = Field(description="primary metric of the table, such as auroc")
@@ -78,7 +81,12 @@ class RunSpec(Frozen):
     def bundle(self) -> str:
         """Name of the bundle: all seeds of one row and column, run by one process."""
         table = f"table{self.table}" if self.table[0].isdigit() else self.table
-        return "/".join((table, self.dataset, self.backbone, self.upstream, self.refiner))
+        return "/".join((table, self.dataset, self.backbone, self.upstream, self.row))
+
+    @property
+    def name(self) -> str:
+        """Name of the run: ``table2/qsar/mlp/cutmix/saflex/seed0``."""
+        return f"{self.bundle}/seed{self.seed}"
 
 
 class Settings(Frozen):

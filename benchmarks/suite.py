@@ -243,7 +243,7 @@ def _plan_cell(suite: Suite, identifier: str, cell: dict[str, str], entries: tup
             dataset=cell["dataset"],
             backbone=cell["backbone"],
             upstream=cell["upstream"],
-            refiner=cell["row"],
+            row=cell["row"],
             seed=seed,
             settings=settings,
             metric=data_entry.metric or table.metric,

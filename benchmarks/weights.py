@@ -26,10 +26,10 @@ def of(model: str) -> Source | None:
 
     The declaration is read without importing the module, which would import torch.
     """
-    registry.check("models", model)
+    module = registry.module_name("models", model)
     if model in BY_OPEN_CLIP:
         return BY_OPEN_CLIP[model]
-    path = importlib.util.find_spec(registry.modules("models")[model]).origin
+    path = importlib.util.find_spec(module).origin
     for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "WEIGHTS":
             arguments = {k.arg: ast.literal_eval(k.value) for k in node.value.keywords}

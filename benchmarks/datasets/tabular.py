@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,8 +247,7 @@ def describe(name: str) -> dict[str, str | int | list[str] | None]:
         dataset, task (``binary`` or ``multiclass-K``), features, categorical, continuous, rows,
         positives and negatives (None unless binary), notes.
     """
-    registry.check("datasets", name)
-    module = importlib.import_module(registry.modules("datasets")[name])
+    module = registry.module("datasets", name)
     if not hasattr(module, "raw"):
         raise BenchmarkError(f"{name} is no tabular data set: Table 5 does not describe it")
     raw = module.raw(name)

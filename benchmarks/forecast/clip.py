@@ -114,7 +114,7 @@ def estimate(specs: Iterable[RunSpec], *, device: str = "H100 80 GB") -> TableCo
     """Estimate planned runs of CLIP ViT-B/16 on iWildCam-WILDS, row by row."""
     grouped: dict[tuple[str, str], list[RunSpec]] = {}
     for spec in specs:
-        grouped.setdefault((spec.upstream, spec.refiner), []).append(spec)
+        grouped.setdefault((spec.upstream, spec.row), []).append(spec)
     rows = tuple(row_cost(runs, device=device) for runs in grouped.values())
     checkpoint = PARAMETERS * (3 + 1) * 4 / GIGA  # weights, two moments, weights of the best epoch
     return TableCost(
@@ -156,7 +156,7 @@ def row_cost(runs: list[RunSpec], *, device: str = "H100 80 GB") -> RowCost:
     if settings.upstream.name == "wilds-randaugment":
         decode += epochs * train * RANDAUGMENT_SECONDS
     return RowCost(
-        row=spec.refiner,
+        row=spec.row,
         upstream=spec.upstream,
         runs=len(runs),
         steps=steps,

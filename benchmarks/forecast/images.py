@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from benchmarks.generate import diffusion_weights as weights
 from benchmarks.generate import manifest as manifests
-from benchmarks.generate import weights
+from benchmarks.generate.diffusion_weights import Weights
 from benchmarks.generate.pipelines import Recipe, recipe
-from benchmarks.generate.weights import Weights
 from benchmarks.spec import RunSpec
 
 # Images of a set of the paper: as many as the extra set; Text2Img at most 50 a class.

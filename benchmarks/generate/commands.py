@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,8 +106,7 @@ def cost(suite: Annotated[str, typer.Option("--suite", "-s")] = "paper") -> None
 def _index(dataset: str) -> Index:
     from benchmarks import registry
 
-    registry.check("datasets", dataset)
-    module = importlib.import_module(registry.modules("datasets")[dataset])
+    module = registry.module("datasets", dataset)
     if not hasattr(module, "index"):
         raise BenchmarkError(f"{dataset} is no folder of images: nothing can be generated from it")
     return module.index()
@@ -129,7 +127,8 @@ def _diffusion(
     finetuning_steps: int,
 ) -> Any:
     from benchmarks.forecast.images import DIFFUSION
-    from benchmarks.generate import pipelines, weights
+    from benchmarks.generate import diffusion_weights as weights
+    from benchmarks.generate import pipelines
 
     if images not in DIFFUSION:
         raise UnknownName("set of images", images, [*DIFFUSION, *_stand_ins()])

@@ -20,8 +20,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from benchmarks.datasets.image_files import Index, decoded
+from benchmarks.generate import diffusion_weights as weights
 from benchmarks.generate import manifest as manifests
-from benchmarks.generate import prompts, weights
+from benchmarks.generate import prompts
 from benchmarks.seeds import derive
 
 FILE = "pytorch_lora_weights.safetensors"

@@ -12,9 +12,10 @@ from PIL import Image
 
 from benchmarks.datasets.image_files import Index, decoded
 from benchmarks.errors import BenchmarkError, UnknownName
-from benchmarks.generate import plan, weights
+from benchmarks.generate import diffusion_weights as weights
+from benchmarks.generate import plan
+from benchmarks.generate.diffusion_weights import INSTRUCT_PIX2PIX, STABLE_DIFFUSION, Weights
 from benchmarks.generate.plan import Request
-from benchmarks.generate.weights import INSTRUCT_PIX2PIX, STABLE_DIFFUSION, Weights
 
 STRENGTH = {"cub": 0.6, "iwildcam-subset": 0.5}
 

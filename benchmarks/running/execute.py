@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -50,7 +49,7 @@ def run_bundle(
     def waiting() -> Iterator[RunSpec]:
         for spec in specs:
             if (old := up_to_date(spec, results)) is not None:
-                report(f"{_name(spec)}: record {old.key} is there, skipped")
+                report(f"{spec.name}: record {old.key} is there, skipped")
                 done.append(old)
             else:
                 yield spec
@@ -73,7 +72,7 @@ def run_bundle(
             for record in finished:
                 records.write(results, record)
                 done.append(record)
-                report(f"{_name(record.spec)}: {_outcome(record)}")
+                report(f"{record.spec.name}: {_outcome(record)}")
             file.remove()
     return done
 
@@ -136,7 +135,7 @@ def execute_replicas(
         if file is not None and len(group) > 1:
             file.path = file.path.with_name(f"{replicas.joint_key(group)}.pt")
         if reason := replicas.obstacle(group[0]) if training is group[0] else "":
-            report(f"{_name(group[0].spec)}: trained alone: {reason}")
+            report(f"{group[0].spec.name}: trained alone: {reason}")
         error = _train(training, file)
         yield (
             [
@@ -198,9 +197,7 @@ def _record(
 def training_class(spec: RunSpec) -> type[Training]:
     """Give the loop that a model is trained by: its module's ``TRAINING``, or the common one."""
     name = spec.settings.model.name
-    registry.check("models", name)
-    module = importlib.import_module(registry.modules("models")[name])
-    return getattr(module, "TRAINING", Training)
+    return getattr(registry.module("models", name), "TRAINING", Training)
 
 
 def up_to_date(spec: RunSpec, results: Path) -> Record | None:
@@ -213,10 +210,6 @@ def up_to_date(spec: RunSpec, results: Path) -> Record | None:
     except records.BenchmarkError:
         return None  # truncated: redone, and the new file takes its place
     return record if record.key == spec.key and record.source == source_hash(spec) else None
-
-
-def _name(spec: RunSpec) -> str:
-    return f"{spec.bundle}/seed{spec.seed}"
 
 
 class _stop_on_sigterm:

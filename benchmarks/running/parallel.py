@@ -59,7 +59,7 @@ def run_missing(
         while running or (waiting and not stop.asked):
             while waiting and len(running) < processes and not stop.asked:
                 spec = waiting.pop(0)
-                name = _run_name(spec)
+                name = spec.name
                 running[name] = context.Process(
                     target=_run, args=(spec, results, options), name=name
                 )
@@ -104,11 +104,7 @@ def _handing_on(running: dict[str, multiprocessing.Process]):
 def _run(spec: RunSpec, results: Path, options: dict[str, Any]) -> None:
     """Body of one process."""
     try:
-        with bundle_lock(results, _run_name(spec)):
+        with bundle_lock(results, spec.name):
             run_bundle([spec], results, **options)
     except Interrupted:
         sys.exit(TERMINATED)
-
-
-def _run_name(spec: RunSpec) -> str:
-    return f"{spec.bundle}/seed{spec.seed}"

@@ -79,9 +79,7 @@ def _components(spec: RunSpec) -> list[str]:
         "upstream": parts.upstream,
         "refiners": parts.refiner,
     }
-    for family, component in named.items():
-        registry.check(family, component.name)
-    modules = [registry.modules(family)[part.name] for family, part in named.items()]
+    modules = [registry.module_name(family, part.name) for family, part in named.items()]
     return [*modules, "benchmarks.running.replicas"] if parts.replicas else modules
 
 

@@ -97,7 +97,7 @@ def watch(spec: RunSpec) -> tuple[list[dict], Decisions, float, Manifest]:
 
 def purify(specs: list[RunSpec], results: Path) -> Path:
     """Measure one row over its seeds; write its curves and the contact sheet of the first seed."""
-    row, curves, accuracy = specs[0].refiner, {name: [] for name in MEASURES}, []
+    row, curves, accuracy = specs[0].row, {name: [] for name in MEASURES}, []
     for spec in specs:
         measured, decisions, final, made = watch(spec)
         accuracy.append(final)
@@ -135,11 +135,11 @@ def _sheet(decisions: Decisions, made: Manifest, spec: RunSpec, results: Path) -
         )
         for n in (*swapped, *good)
     ]
-    title = f"STAND-IN images, {spec.refiner}, seed {spec.seed}, last decision. Green: found; red: "
+    title = f"STAND-IN images, {spec.row}, seed {spec.seed}, last decision. Green: found; red: "
     title += "missed; orange: a good image taken for swapped"
     page = sheets.learned(rows, made.class_names, title=title)
     # Apart from the figures: the pictures are the data set's, and not ours to publish.
-    sheets.save(page, results / "sheets" / f"stand-in-{spec.refiner}.jpg")
+    sheets.save(page, results / "sheets" / f"stand-in-{spec.row}.jpg")
 
 
 def _share(part: Tensor, whole: Tensor) -> float | None:

@@ -95,7 +95,7 @@ def inspect(
     ).to(device or default_device())
     if data.kind != "image":
         raise BenchmarkError(f"{data.name} has no images to look at")
-    folder = results / "figures" / "samples" / spec.bundle / f"seed{spec.seed}"
+    folder = results / "figures" / "samples" / spec.name
     inspector = SampleInspector(folder, epochs=epochs, count=count)
     training = training_class(spec)(spec, data)
     with contextlib.suppress(_AllDrawn):

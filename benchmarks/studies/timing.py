@@ -112,14 +112,14 @@ def measure(
     BenchmarkError
         A row has one step an epoch, so that no step follows another without a look at the data.
     """
-    path, keys = path_of(results, group[0]), {spec.refiner: spec.key for spec in group}
+    path, keys = path_of(results, group[0]), {spec.row: spec.key for spec in group}
     name = group[0].bundle.rpartition("/")[0]
     if path.exists() and (old := read(path)).keys == keys:
         report(f"{name}: measured {old.finished[:10]}, skipped; delete {path} to measure again")
         return old
     from benchmarks.running import machine
 
-    runs = {spec.refiner: _started(spec, device) for spec in group}
+    runs = {spec.row: _started(spec, device) for spec in group}
     for run in runs.values():
         _turn(run, 2)
     seconds: dict[str, list[float]] = defaultdict(list)

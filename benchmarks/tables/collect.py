@@ -293,7 +293,7 @@ class _Builder:
 
 
 def _row(spec: RunSpec) -> Row:
-    return Row(spec.backbone, spec.upstream, spec.refiner)
+    return Row(spec.backbone, spec.upstream, spec.row)
 
 
 def _test_splits(record: Record) -> list[str]:

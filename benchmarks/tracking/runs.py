@@ -39,7 +39,7 @@ def experiment_name(spec: RunSpec) -> str:
 
 def run_name(spec: RunSpec) -> str:
     """Name that tells a run of its experiment: ``qsar/mlp/cutmix/saflex/seed0``."""
-    return f"{spec.bundle.split('/', 1)[1]}/seed{spec.seed}"
+    return spec.name.split("/", 1)[1]
 
 
 def digest(record: Record) -> str:
@@ -53,13 +53,13 @@ def tags(record: Record) -> dict[str, str]:
     spec = record.spec
     return {
         KEY: record.key,
-        BUNDLE: f"{spec.bundle}/seed{spec.seed}",
+        BUNDLE: spec.name,
         "suite": spec.suite,
         "table": spec.table,
         "dataset": spec.dataset,
         "backbone": spec.backbone,
         "upstream": spec.upstream,
-        "refiner": spec.refiner,
+        "refiner": spec.row,
         "seed": str(spec.seed),
         "status": record.status,
         "reduced": spec.reduced or "no",
@@ -164,7 +164,7 @@ def _instant(record: Record, share: float) -> int:
 
 
 def _published(spec: RunSpec) -> Iterator[paper.Published]:
-    wanted = (spec.table, spec.dataset, spec.backbone, spec.upstream, paper.paper_row(spec.refiner))
+    wanted = (spec.table, spec.dataset, spec.backbone, spec.upstream, paper.paper_row(spec.row))
     for cell in paper.published():
         if (cell.table, cell.dataset, cell.backbone, cell.upstream, cell.refiner) == wanted:
             yield cell

@@ -139,7 +139,7 @@ def _sync_table(
         of_bundle[run.data.tags.get(runs.BUNDLE, "")].append(run)
 
     def upsert(record: Record) -> str:
-        place = f"{record.spec.bundle}/seed{record.spec.seed}"
+        place = record.spec.name
         weights = records.weights_path(Path(results), record.key)
         return _upsert(client, experiment, record, of_bundle.get(place, []), weights=weights)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import Tensor
 
@@ -69,7 +67,7 @@ class Generated(FixedSet):
                 f"{data.name} has {data.num_classes}: make the set again from the present data"
             )
         files = manifests.verified_files(place, self.manifest)
-        module = importlib.import_module(registry.modules("datasets")[self.manifest.dataset])
+        module = registry.module("datasets", self.manifest.dataset)
         found = image_files.pixels(files, module.prepare, name=f"{images}", root=place.folder)
         x = torch.from_numpy(found.x)
         if trunk is not None:

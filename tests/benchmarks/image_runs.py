@@ -51,7 +51,7 @@ def image_spec(
         dataset=dataset.name,
         backbone="resnet-small",
         upstream=upstream,
-        refiner=refiner,
+        row=refiner,
         seed=seed,
         metric="accuracy",
         settings=Settings(

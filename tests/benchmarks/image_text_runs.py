@@ -83,7 +83,7 @@ def spec(
         dataset="squares",
         backbone="clip-tiny",
         upstream=upstream,
-        refiner=refiner,
+        row=refiner,
         seed=seed,
         metric="macro_f1",
         settings=Settings(

@@ -53,7 +53,7 @@ def spec(
         dataset=dataset,
         backbone="mlp",
         upstream=upstream,
-        refiner=row or refiner,
+        row=row or refiner,
         seed=seed,
         metric=metric,
         settings=Settings(

@@ -186,7 +186,7 @@ def _record(refiner, seed, value, *, table="2", upstream="cutmix", epochs=10, da
         dataset=dataset,
         backbone="mlp",
         upstream=upstream,
-        refiner=refiner,
+        row=refiner,
         seed=seed,
         settings=settings,
         metric="auroc",

@@ -21,7 +21,8 @@ from benchmarks.datasets import cub
 from benchmarks.datasets.image_files import ImageList, Index
 from benchmarks.errors import BenchmarkError, DataError, UnknownName
 from benchmarks.forecast import images as cost
-from benchmarks.generate import manifest, plan, sheets, weights
+from benchmarks.generate import diffusion_weights as weights
+from benchmarks.generate import manifest, plan, sheets
 from benchmarks.generate.make import make
 from benchmarks.generate.pipelines import Diffusion, recipe
 from benchmarks.generate.stand_in import RandAugmentViews, StandIn

@@ -144,7 +144,7 @@ def spec_of(
         dataset="cub",
         backbone="flat",
         upstream="stand-in",
-        refiner=refiner,
+        row=refiner,
         seed=seed,
         metric="accuracy",
         settings=Settings(
@@ -218,7 +218,7 @@ def test_watching_a_set_without_truth_is_an_error(data, flat_model):
 
 def test_paper_s_table_3_is_whole():
     specs = suite.plan(suite.load("paper"), table="3")
-    cells = {(s.dataset, s.upstream, s.refiner) for s in specs}
+    cells = {(s.dataset, s.upstream, s.row) for s in specs}
     for dataset in ("cub", "iwildcam-subset"):
         for upstream in (
             "randaugment",
@@ -242,7 +242,7 @@ def test_baseline_weighs_real_and_generated_images_by_their_numbers(dataset, rea
     shares = {
         s.upstream: s.settings.clean_share
         for s in suite.plan(suite.load("paper"), table="3")
-        if s.dataset == dataset and s.refiner == "upstream"
+        if s.dataset == dataset and s.row == "upstream"
     }
     assert shares["img2img"] == pytest.approx(real / (real + generated), abs=1e-4)
     assert shares["randaugment"] == 0

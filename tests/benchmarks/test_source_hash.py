@@ -11,7 +11,7 @@ import pytest
 from benchmarks import suite as suites
 from benchmarks.running import source_hash as hashing
 
-SPECS = {spec.refiner: spec for spec in suites.plan(suites.load("demo"))}
+SPECS = {spec.row: spec for spec in suites.plan(suites.load("demo"))}
 
 
 def dependencies(refiner: str) -> set[str]:

@@ -65,7 +65,7 @@ def test_rows_without_an_upstream_are_planned_once_however_many_upstreams(tmp_pa
 def test_overrides_apply_to_matching_cells_alone_and_say_what_they_reduce(tmp_path):
     change = {"match": {"row": ["upstream"]}, "recipe": {"epochs": 1}, "reduced": "1 of 4 epochs"}
     specs = suites.plan(suites.load(written(tmp_path, overrides=[change])))
-    assert {(s.refiner, s.settings.recipe.epochs, s.reduced) for s in specs} == {
+    assert {(s.row, s.settings.recipe.epochs, s.reduced) for s in specs} == {
         ("none", 4, ""),
         ("upstream", 1, "1 of 4 epochs"),
         ("saflex-printed", 4, ""),

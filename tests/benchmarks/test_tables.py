@@ -128,7 +128,7 @@ def test_a_cell_is_mean_and_sample_deviation_in_per_cent_of_its_seeds(cells):
     values = [
         100 * r.metrics["last"]["test/auroc"]
         for r in load_all(GOLDEN / "results")
-        if (r.spec.dataset, r.spec.refiner) == ("qsar", "saflex")
+        if (r.spec.dataset, r.spec.row) == ("qsar", "saflex")
     ]
     cell = _cell(cells, dataset="qsar", refiner="saflex", backbone="mlp")
     assert len(values) == 3

@@ -38,7 +38,7 @@ def test_every_row_takes_equal_turns_and_nothing_is_evaluated(tmp_path, monkeypa
     step = Training.step
 
     def counted(run, index):
-        turns.append((run.spec.refiner, run.step_in_epoch))
+        turns.append((run.spec.row, run.step_in_epoch))
         step(run, index)
 
     monkeypatch.setattr(Training, "step", counted)

@@ -88,7 +88,7 @@ def test_columns_are_the_two_test_splits(cells):
 def test_the_store_is_checked_by_the_run_that_holds_both_rows(tmp_path):
     """`track check` finds an ensembled row under its run's own backbone."""
     chosen = suite.load("cpu")
-    runs = [run for run in suite.plan(chosen, table="4") if run.refiner == "flyp" and run.seed < 2]
+    runs = [run for run in suite.plan(chosen, table="4") if run.row == "flyp" and run.seed < 2]
     for run in runs:
         metrics = {"last": METRICS, "best_validation": METRICS}
         record.write(

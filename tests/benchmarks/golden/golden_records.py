@@ -55,7 +55,7 @@ def suite() -> Suite:
 def fabricate(results: Path) -> None:
     """Write every record under `results`."""
     for spec in plan(suite()):
-        if (spec.dataset, spec.refiner, spec.seed) not in ABSENT:
+        if (spec.dataset, spec.row, spec.seed) not in ABSENT:
             records.write(results, make(spec))
     other = next(s for s in plan(suite()) if s.dataset == "kdd99").model_copy(
         update={"seed": 9, "reduced": "an earlier form of the suite"}
@@ -65,7 +65,7 @@ def fabricate(results: Path) -> None:
 
 def make(spec: RunSpec) -> Record:
     """Make up one record; equal specs give equal records."""
-    if (spec.dataset, spec.refiner, spec.seed) in FAILED:
+    if (spec.dataset, spec.row, spec.seed) in FAILED:
         error = f"loss is not finite at step {17 + spec.seed} (epoch 1)"
         return Record(key=spec.key, spec=spec, status="failed", error=error)
     value = _value(spec)
@@ -76,9 +76,9 @@ def make(spec: RunSpec) -> Record:
     }
     if spec.metric == "auroc":
         metrics["test"] |= {"accuracy": value - 0.05, "average_precision": value - 0.15}
-    if (spec.dataset, spec.refiner, spec.seed) == ("credit", "saflex-printed", 0):
+    if (spec.dataset, spec.row, spec.seed) == ("credit", "saflex-printed", 0):
         metrics["test"]["nll"] = math.inf
-    if (spec.dataset, spec.refiner, spec.seed) == ("credit", "none", 0):
+    if (spec.dataset, spec.row, spec.seed) == ("credit", "none", 0):
         metrics["test"]["average_precision"] = math.nan
     last = {
         f"{split}/{name}": round(v, 6) for split, vs in metrics.items() for name, v in vs.items()
@@ -98,10 +98,10 @@ def make(spec: RunSpec) -> Record:
 
 
 def _value(spec: RunSpec) -> float:
-    base = spec.refiner.removesuffix("-aug-only")
+    base = spec.row.removesuffix("-aug-only")
     if spec.dataset == "digits" and base == "saflex":
         return (
-            _value(spec.model_copy(update={"refiner": "none", "upstream": "none"})) + 0.0125
+            _value(spec.model_copy(update={"row": "none", "upstream": "none"})) + 0.0125
         )  # the same in every seed
     paired = random.Random(f"{spec.dataset}/{spec.seed}").gauss(0, 0.004)
     own = random.Random(f"{spec.bundle}/{spec.seed}").gauss(0, 0.002)
@@ -113,14 +113,14 @@ def _curves(spec: RunSpec, last: dict[str, float]) -> dict[str, list[float]]:
     curves = {"epoch": [float(p) for p in points], "train/loss": [1 / p for p in points]}
     for split in ("val", "test"):
         curves[f"{split}/nll"] = [last[f"{split}/nll"] + 0.3 * (3 - p) for p in points]
-    if spec.refiner.startswith("saflex"):
+    if spec.row.startswith("saflex"):
         curves["refiner/weight_mean"] = [1 - 0.1 * p for p in points]
         curves["refiner/label_unchanged"] = [0.2 * p for p in points]
     return curves
 
 
 def _seconds(spec: RunSpec) -> dict[str, float]:
-    base = SECONDS.get(spec.refiner.removesuffix("-aug-only"), 12.0)
+    base = SECONDS.get(spec.row.removesuffix("-aug-only"), 12.0)
     step = base * random.Random(f"time/{spec.bundle}/{spec.seed}").uniform(0.97, 1.03)
     return {"upstream": 1.0, "refine": 0.5, "step": round(step, 3), "evaluate": 2.0, "total": 40.0}
 
