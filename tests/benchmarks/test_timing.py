@@ -186,10 +186,10 @@ def timed(tmp_path):
         for g in groups(plan(suite))
         if (g[0].table, g[0].dataset, g[0].backbone) == ("2", "qsar", "mlp")
     )
-    seconds = {s.refiner: [1.0, 2.0] for s in group} | {"saflex": [1.5, 3.2]}
+    seconds = {s.row: [1.0, 2.0] for s in group} | {"saflex": [1.5, 3.2]}
     times = Times(
         table="2", dataset="qsar", backbone="mlp", upstream=group[0].upstream,
-        keys={s.refiner: s.key for s in group}, seconds=seconds, clock="processor", steps=20,
+        keys={s.row: s.key for s in group}, seconds=seconds, clock="processor", steps=20,
         device="a CPU",
     )  # fmt: skip
     return suite, tmp_path, times
