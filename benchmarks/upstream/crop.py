@@ -8,13 +8,13 @@ from torch import Tensor
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
+from benchmarks.upstream import Augmented, Upstream
 
 TRIES = 100  # offsets drawn before 0 is taken, as in Soft-Augmentation's code
 
 
 @register("crop")
-class Crop:
+class Crop(Upstream):
     """Shift the frame by whole pixels drawn from a Gaussian (Soft-Augmentation, Liu et al. 2023).
 
     Per axis the offset is int(N(0, sigma x side)), redrawn while it lies beyond the side. What the
@@ -51,7 +51,7 @@ class Crop:
 
 
 @register("pad-crop")
-class PadCrop:
+class PadCrop(Upstream):
     """Pad with black and crop back to size at a uniform offset (torchvision's ``RandomCrop``).
 
     Parameters

@@ -11,10 +11,10 @@ from benchmarks.datasets import image_files
 from benchmarks.errors import BenchmarkError
 from benchmarks.generate import manifest as manifests
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
+from benchmarks.upstream import Augmented, Upstream
 
 
-class FixedSet:
+class FixedSet(Upstream):
     """Serve a fixed set of N images, each step a draw without replacement.
 
     The augmented batch is as large as the clean one, or N where there are fewer. `Augmented.index`
