@@ -175,6 +175,7 @@ def _record(
 ) -> Record:
     spec = training.spec
     return Record(
+        protocol=records.PROTOCOL,
         key=spec.key,
         status="failed" if error else "complete",
         error=error,
