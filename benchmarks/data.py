@@ -38,6 +38,7 @@ class Data:
     ----------
     normalize : maps raw x of a batch to what the model takes (images: float, mean/std; tabular: itself).
     evaluate : ``evaluate(logits, y)`` -> metrics of a split.
+    mirrors : a mirror image (left for right) shows the same class, so that augmentations may flip.
     notes : one line each, shown under every table that uses the data set.
     provenance : file names with checksums, for the record and MLflow.
     """
@@ -52,6 +53,7 @@ class Data:
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     normalize: Callable[[Tensor], Tensor] = lambda x: x
+    mirrors: bool = False
     notes: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     extra: Split | None = None
