@@ -35,7 +35,7 @@ class SaflexRefiner(Refiner):
         )
 
     def __call__(self, augmented: Augmented) -> Batch:
-        return self.refine(augmented.x, augmented.y)
+        return self.refine(augmented.x, augmented.y, index=augmented.index)
 
     def diagnostics(self) -> dict[str, float]:
         return self.refine.diagnostics(reset=True)
@@ -66,6 +66,13 @@ class Derived(SaflexRefiner):
     """Algorithm 1 with the output and the sign that the paper's own derivation needs."""
 
     form = SaflexSettings.derived()
+
+
+@register("saflex-memory")
+class Remembering(SaflexRefiner):
+    """The recommended form, Pi of each row averaged over its visits: for fixed sets (Table 3)."""
+
+    form = SaflexSettings(memory=1.0)
 
 
 @register("weights-only")
