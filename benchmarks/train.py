@@ -62,7 +62,7 @@ class Training:
         self.upstream = _build("upstream", settings.upstream, data)
         self.generators = {
             purpose: torch.Generator(self.device).manual_seed(self._seed(purpose))
-            for purpose in ("upstream", "validation")
+            for purpose in ("upstream", "unknown", "validation")
         }
         self.refiner: Refiner = _build("refiners", settings.refiner, self._context())
         torch.manual_seed(self._seed("dropout"))
@@ -101,6 +101,7 @@ class Training:
         """One step on the training rows `index` (B,)."""
         x, y = self.train.x[index], self.train.y[index]
         with self._timed("upstream"):
+            x = self.data.in_training(x, self.generators["unknown"])
             augmented = self.upstream(x, y, self.generators["upstream"])
             if augmented.index is None:
                 augmented = replace(augmented, index=index)

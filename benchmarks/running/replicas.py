@@ -82,7 +82,7 @@ class Replicas(Training):
     def _upstream(self, index: Tensor) -> tuple[Augmented, Batch | None]:
         x, y, parts = [], [], []
         for run, rows in zip(self.runs, index.unbind(1), strict=True):
-            x.append(run.train.x[rows])
+            x.append(run.data.in_training(run.train.x[rows], run.generators["unknown"]))
             y.append(run.train.y[rows])
             parts.append(run.upstream(x[-1], y[-1], run.generators["upstream"]))
         augmented = Augmented(
