@@ -103,7 +103,7 @@ class Settings(Frozen):
         le=1,
         description="weight of the clean batch in the loss (Eq. 3); 0: augmented only",
     )
-    train_on: Literal["train", "train+validation"] = "train"
+    train_on: Literal["train", "train+validation", "validation"] = "train"
     replicas: bool = Field(False, description="train all seeds of a bundle at once")
 
 
