@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saflex.diagnostics import named
+
 __all__ = ["MOST_STRETCHES", "Course"]
 
 MOST_STRETCHES = 32
@@ -21,8 +23,10 @@ class Course:
         self.length, self.steps = 1, 0
         self._sums: list[Tensor] = []
 
-    def add(self, values: Tensor) -> None:
-        """Take in one step's numbers, shape (n,)."""
+    def add(self, values: Tensor, validation_loss: Tensor) -> None:
+        """Take in one step: `StepLog.last`, a stack's averaged, and the loss behind its g."""
+        mean = values.reshape(-1, values.shape[-1]).mean(0)
+        values = torch.cat([validation_loss.to(mean).reshape(1), mean])
         if self.steps == self.length * MOST_STRETCHES:
             self._sums = [a + b for a, b in zip(self._sums[::2], self._sums[1::2], strict=True)]
             self.length *= 2
@@ -32,17 +36,19 @@ class Course:
             self._sums[-1] = self._sums[-1] + values
         self.steps += 1
 
-    def means(self) -> list[list[float]]:
-        """Each stretch's mean, in order (waits for the device once)."""
+    def means(self) -> list[dict[str, float]]:
+        """Each stretch's mean by name, in order (waits for the device once)."""
         if not self._sums:
             return []
         full, rest = divmod(self.steps, self.length)
         counts = torch.tensor([self.length] * full + [rest] * (rest > 0))
-        return (torch.stack(self._sums).cpu() / counts[:, None]).tolist()
+        return [_named(row) for row in (torch.stack(self._sums).cpu() / counts[:, None]).tolist()]
 
-    def mean(self) -> list[float]:
-        """The mean over all steps."""
-        return (torch.stack(self._sums).sum(0) / self.steps).tolist()
+    def mean(self) -> dict[str, float]:
+        """The mean over all steps, by name."""
+        if not self._sums:
+            return {}
+        return _named((torch.stack(self._sums).sum(0) / self.steps).tolist())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -54,3 +60,7 @@ class Course:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         self.length, self.steps = state["length"], state["steps"]
         self._sums = [] if state["sums"] is None else list(state["sums"].to(device).unbind())
+
+
+def _named(row: list[float]) -> dict[str, float]:
+    return {"validation_loss": row[0]} | named(row[1:])

@@ -6,7 +6,7 @@ from torch import Tensor
 from saflex.errors import SettingError, ShapeError
 from saflex.settings import SaflexSettings
 
-__all__ = ["scaled_products", "soft_labels"]
+__all__ = ["deviation", "scaled_products", "soft_labels"]
 
 
 def soft_labels(
@@ -112,7 +112,7 @@ def scaled_products(
     if scale is None:
         return pi
     if scale == "batch-std":
-        return pi / _at_least_tiny(_deviation(pi, counted))
+        return pi / _at_least_tiny(deviation(pi, counted))
     if scale == "cosine":
         p = _required(probabilities, "scale='cosine'")
         # Centring Pi over k recovers dz up to a shift, which the sum-zero e_k - p does not see.
@@ -122,7 +122,7 @@ def scaled_products(
     return pi / scale
 
 
-def _deviation(pi: Tensor, counted: Tensor | None) -> Tensor:
+def deviation(pi: Tensor, counted: Tensor | None) -> Tensor:
     """Standard deviation over the entries of the rows that count, shape (..., 1, 1)."""
     if counted is None:
         return pi.std((-2, -1), correction=0, keepdim=True)

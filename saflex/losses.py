@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from saflex.batch import Batch, soft_cross_entropy, soft_rows
-from saflex.errors import EmptyValidationError, LabelError, SettingError, ShapeError
+from saflex.errors import EmptyValidationError, SettingError, ShapeError
 from saflex.layouts import Layout
 
-__all__ = ["CrossEntropy", "Loss", "as_loss"]
+__all__ = ["CrossEntropy", "Loss", "Watched", "as_loss", "mean_cross_entropy"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -69,10 +69,10 @@ def as_loss(loss: Any, *, layout: str = "samples") -> tuple["CrossEntropy", Loss
             weight=loss.weight,
             label_smoothing=loss.label_smoothing,
             ignore_index=loss.ignore_index,
-            layout=Layout(layout),
+            layout=layout,
         )
         return task, task
-    task = CrossEntropy(layout=Layout(layout))
+    task = CrossEntropy(layout=layout)
     if loss is None:
         return task, task
     if not callable(loss):
@@ -93,16 +93,18 @@ class CrossEntropy:
     label_smoothing : float in [0, 1)
     ignore_index : int or None
         Hard label of rows that do not count; None: there is none, and such a label is an error.
-    layout : Layout
+    layout : Layout or its name
         Where the classes are in the logits, and what a row is.
     """
 
     weight: Tensor | None = None
     label_smoothing: float = 0.0
     ignore_index: int | None = None
-    layout: Layout = Layout("samples")  # noqa: RUF009 (frozen)
+    layout: Layout | str = "samples"
 
     def __post_init__(self) -> None:
+        if isinstance(self.layout, str):
+            object.__setattr__(self, "layout", Layout(self.layout))
         c = self.weight
         if c is not None and not (c.ndim == 1 and bool((c >= 0).all()) and bool(c.isfinite().all())):
             raise SettingError(
@@ -213,6 +215,33 @@ class CrossEntropy:
                 f"loss has {len(self.weight)} class weights and the model {rows.shape[-1]} classes."
             )
         return self.weight.to(rows)
+
+
+#: The loss where none is given: the mean over the rows of (B, K) logits.
+mean_cross_entropy = CrossEntropy()
+
+
+class Watched:
+    """A validation loss that still knows its last value.
+
+    Attributes
+    ----------
+    last : Tensor, scalar, or None before the first call
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+        self.last: Tensor | None = None
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        value = self._loss(logits, y)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(
+                f"the validation loss has {got}, expected one number: reduction='mean', or .mean()."
+            )
+        self.last = value.detach().reshape(())
+        return value
 
 
 def _even(rows: Tensor, counted: Tensor | None) -> Tensor:

@@ -20,7 +20,6 @@ class Findings:
     Attributes
     ----------
     steps : int
-    num_classes : int
     settings : dict
         Of `SaflexSettings.as_dict`.
     mean : dict of str to float
@@ -36,7 +35,6 @@ class Findings:
     """
 
     steps: int
-    num_classes: int
     settings: dict
     mean: dict[str, float]
     course: Sequence[dict[str, float]]

@@ -61,6 +61,10 @@ class SaflexSettings:
     layout : "samples", "tokens", "pixels" or "stack"
         What the model's logits are: (B, K); (B, T, K), a label for each token; (B, K, H, W), a
         label for each pixel; (R, B, K), R independent models.
+    memory : float in (0, 1] or None
+        Average the scaled Pi of each training row over its visits before it decides label and
+        weight: the share of a row's past that is kept at a visit, 1 for the plain average. None is
+        off. Needs ``index=`` at every call.
     refresh_every : int >= 1
         Steps between two validation gradients.
     ema : float in [0, 1)
@@ -89,6 +93,7 @@ class SaflexSettings:
     classifier: str | None = None
     fd_step: float = 1e-4
     layout: str = "samples"
+    memory: float | None = None
     refresh_every: int = 1
     ema: float = 0.0
     precondition: bool = False
@@ -105,6 +110,8 @@ class SaflexSettings:
         _require_number("eps", self.eps, low=0, high=1)
         _require_number("fd_step", self.fd_step, low=0, low_open=True)
         _require_number("ema", self.ema, low=0, high=1, high_open=True)
+        if self.memory is not None:
+            _require_number("memory", self.memory, low=0, high=1, low_open=True)
         _require_integer("refresh_every", self.refresh_every, low=1)
         _require_integer("cosine_every", self.cosine_every, low=0)
         if self.validation_batch is not None:
@@ -122,6 +129,16 @@ class SaflexSettings:
             raise SettingError(
                 "gumbel=True needs prior='label': the entropic prior has a closed form without "
                 "noise. Set one or the other."
+            )
+        if self.memory is not None and (self.gumbel or self.sign == "printed"):
+            raise SettingError(
+                f"memory={self.memory} with gumbel={self.gumbel}, sign={self.sign!r}: a memory "
+                "averages measurements of the gain, so it needs gumbel=False and sign='descent'."
+            )
+        if self.memory is not None and self.layout in ("tokens", "pixels"):
+            raise SettingError(
+                f"memory={self.memory} with layout={self.layout!r}: a memory averages one row for "
+                "each training sample. Set memory=None."
             )
         if self.scale == "cosine" and self.output != "log-probabilities":
             raise SettingError(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from saflex.batch import joined_inputs
@@ -109,6 +110,9 @@ class Mixture:
         ]
         return ready
 
+    def __repr__(self) -> str:
+        return f"Mixture of {len(self._given)}"
+
     def next(self) -> Pair:
         xs, ys = zip(*(source.next() for source in self._sources), strict=True)
         if len({y.is_floating_point() for y in ys}) > 1 or len({y.ndim for y in ys}) > 1:
@@ -138,6 +142,9 @@ class Remembered:
     def __init__(self, source: ValidationSource) -> None:
         self._source = source
         self.last: Pair | None = None
+
+    def __repr__(self) -> str:
+        return repr(self._source)
 
     def next(self) -> Pair:
         self.last = self._source.next()
@@ -170,6 +177,9 @@ class _Rows:
         self._batch_size = batch_size if batch_size and batch_size < self._count else None
         self._draws = _Draws(self._count, seed=seed)
 
+    def __repr__(self) -> str:
+        return f"{self._count} rows"
+
     def next(self) -> Pair:
         if self._batch_size is None:
             return self._x, self._y
@@ -197,6 +207,9 @@ class _Items:
             )
         self._items, self._batch_size = items, min(batch_size, len(items))
         self._draws, self._stream = _Draws(len(items), seed=seed), PrivateStream(seed)
+
+    def __repr__(self) -> str:
+        return f"{type(self._items).__name__} of {len(self._items)}"
 
     def next(self) -> Pair:
         rows = self._draws.next(self._batch_size).tolist()
@@ -254,6 +267,9 @@ class _Cycle:
         self._iterator: Any = None
         self._drawn = 0
 
+    def __repr__(self) -> str:
+        return type(self._batches).__name__
+
     def next(self) -> Pair:
         with self._stream.swapped_in():
             if self._iterator is None:
@@ -305,6 +321,9 @@ class _Function:
     def __init__(self, draw: Callable[[], Any], *, seed: int) -> None:
         self._draw, self._stream = draw, PrivateStream(seed)
 
+    def __repr__(self) -> str:
+        return getattr(self._draw, "__name__", type(self._draw).__name__)
+
     def next(self) -> Pair:
         with self._stream.swapped_in():
             return _as_pair(self._draw())
@@ -320,10 +339,15 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Apply `change` to a tensor, or to every tensor of a mapping or tuple."""
     if isinstance(value, Tensor):
         return change(value)
+    if isinstance(value, PackedSequence):
+        # Lengths stay on the CPU, where recurrent nets want them.
+        kept = (None if order is None else change(order) for order in value[2:])
+        return PackedSequence(change(value.data), value.batch_sizes, *kept)
     if isinstance(value, Mapping):
         return {key: map_tensors(item, change) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return tuple(map_tensors(item, change) for item in value)
+        changed = [map_tensors(item, change) for item in value]
+        return type(value)(*changed) if hasattr(value, "_fields") else tuple(changed)
     return value
 
 
