@@ -105,7 +105,9 @@ class Saflex:
         view = ModelView(model)
         view.require_trainable()
         self._calling = Calling(logits_from, unpack)
-        self.model = view.model if self._calling == Calling() else Adapted(view.model, self._calling)
+        self.model = (
+            view.model if self._calling == Calling() else Adapted(view.model, self._calling)
+        )
         group = process_group if process_group is not None else _process_group(model)
         if group is not None:
             # Every rank draws its own validation rows and noise.
@@ -324,7 +326,8 @@ class Saflex:
             Findings(
                 steps=self._course.steps,
                 settings=self.settings.as_dict(),
-                mean=self._course.mean() | {k: v for k, v in self.log.means().items() if k == "cosine"},
+                mean=self._course.mean()
+                | {k: v for k, v in self.log.means().items() if k == "cosine"},
                 course=course,
                 halves=found if isinstance(found, float) else None,
                 halves_unknown=found if isinstance(found, str) else "",
@@ -436,7 +439,9 @@ def _optimizer(optimizer: Any, precondition: Any) -> tuple[Any, Any]:
     """The optimiser without the wrapper of a trainer, and whether its metric is asked for."""
     if hasattr(precondition, "param_groups"):  # the old spelling, precondition=optimizer
         if optimizer is not None and optimizer is not precondition:
-            raise SettingError("optimizer= and precondition= name two optimisers: pass one of them.")
+            raise SettingError(
+                "optimizer= and precondition= name two optimisers: pass one of them."
+            )
         optimizer, precondition = precondition, True
     if optimizer is not None and not hasattr(optimizer, "param_groups"):
         raise SettingError(

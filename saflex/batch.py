@@ -79,7 +79,9 @@ class Batch(NamedTuple):
         SettingError, ShapeError
         """
         if not 0 <= share <= 1:
-            raise SettingError(f"share={share!r}: expected the clean rows' part of the loss, 0 to 1.")
+            raise SettingError(
+                f"share={share!r}: expected the clean rows' part of the loss, 0 to 1."
+            )
         return cls(
             joined_inputs([clean.x, augmented.x], dim=dim),
             torch.cat([clean.y, augmented.y], dim),

@@ -49,6 +49,7 @@ def halves_agreement(
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     products = []
     for rows in order.chunk(2):
+
         def half(t: Tensor, rows: Tensor = rows) -> Tensor:
             return t.index_select(0, rows.to(t.device)).to(device)
 

@@ -106,7 +106,9 @@ class CrossEntropy:
         if isinstance(self.layout, str):
             object.__setattr__(self, "layout", Layout(self.layout))
         c = self.weight
-        if c is not None and not (c.ndim == 1 and bool((c >= 0).all()) and bool(c.isfinite().all())):
+        if c is not None and not (
+            c.ndim == 1 and bool((c >= 0).all()) and bool(c.isfinite().all())
+        ):
             raise SettingError(
                 f"class weights {c}: expected K finite numbers >= 0, a tensor of shape (K,)."
             )
@@ -236,7 +238,9 @@ class Watched:
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         value = self._loss(logits, y)
         if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            got = (
+                f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            )
             raise ShapeError(
                 f"the validation loss has {got}, expected one number: reduction='mean', or .mean()."
             )
@@ -261,4 +265,6 @@ def _shape_message(y: Tensor, logits: Tensor, wanted: torch.Size, layout: Layout
         return f"{said} One-hot rows are floats: pass y.float()."
     if y.is_floating_point() and y.shape == layout.label_shape(logits, soft=False):
         return f"{said} Class numbers are integers: pass y.long()."
+    if y.shape[:1] == wanted[:1] and y.ndim == len(wanted):
+        return f"{said} The model's last layer has another width than the labels: change one."
     return f"{said} Every input needs one label."

@@ -122,9 +122,7 @@ def test_the_scale_of_the_class_weights_changes_nothing(model, factor):
     refiners = [Saflex(model, validation=(XV, YV), loss=loss) for loss in losses]
     one, two = (refine(X, Y) for refine in refiners)
     torch.testing.assert_close(one.y, two.y)
-    torch.testing.assert_close(
-        refiners[0].loss(model(X), one), refiners[1].loss(model(X), two)
-    )
+    torch.testing.assert_close(refiners[0].loss(model(X), one), refiners[1].loss(model(X), two))
 
 
 # The training loss
