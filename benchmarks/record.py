@@ -1,6 +1,6 @@
 """`Record`: one JSON per run, written by atomic rename. Records are the only source of truth.
 
-Tables, figures, the report and MLflow are all derived from records and can be rebuilt at any time.
+Tables, figures and MLflow are all derived from records and can be rebuilt at any time.
 Imports no torch.
 """
 
@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.spec import Frozen, RunSpec
 
 SCHEMA = 1
 ROOT = Path(__file__).resolve().parents[1]
+
+# What runs of a table have in common beyond their settings (docs/protocol.md). A record without the
+# field is of protocol 1; records of two protocols are never averaged or compared.
+PROTOCOL = 2
 
 
 class Record(Frozen):
@@ -32,11 +36,13 @@ class Record(Frozen):
     diagnostics : the refiner's own scalars over the whole run, such as ``mean_weight``.
     seconds : wall-clock per phase (``upstream``, ``refine``, ``step``, ``evaluate``, ``total``).
     source : hash of the source code the result depends on; a change makes the record stale.
+    protocol : of the loop that made it, `PROTOCOL` today.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     schema_version: Literal[1] = SCHEMA
+    protocol: int = Field(1, ge=1)
     key: str
     status: Literal["complete", "failed"]
     error: str = ""

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from benchmarks import registry
 from benchmarks.errors import BenchmarkError, suggestion
-from benchmarks.spec import Component, Frozen, Name, Recipe, RunSpec, Settings
+from benchmarks.spec import Component, Frozen, Name, Recipe, RunSpec, Settings, TrainOn
 from saflex.settings import SaflexSettings
 
 SAFLEX_FORMS = ("saflex", "saflex-printed", "saflex-derived", "weights-only")
@@ -27,7 +27,7 @@ class Row(Frozen):
     settings: dict[str, Any] = {}
     clean_share: float = Field(0.0, ge=0, le=1)
     upstream: Name | None = None
-    train_on: Literal["train", "train+validation"] = "train"
+    train_on: TrainOn = "train"
 
 
 class Entry(Frozen):

@@ -21,10 +21,10 @@ _HOME = {
     "inner_products": "products",
     "logit_derivatives": "products",
     "soft_labels": "labels",
-    "sample_weights": "weights",
+    "sample_weights": "weighting",
     "Saflex": "algorithm",
     "SaflexSettings": "settings",
-    "Mixture": "sources",
+    "Mixture": "validation",
     "ContrastiveSaflex": "contrastive",
     "ImageTextLogits": "contrastive",
     "contrastive_cross_entropy": "contrastive",
@@ -73,5 +73,5 @@ if TYPE_CHECKING:
     from saflex.labels import soft_labels
     from saflex.products import gradient_products, inner_products, logit_derivatives
     from saflex.settings import SaflexSettings
-    from saflex.sources import Mixture
-    from saflex.weights import sample_weights
+    from saflex.validation import Mixture
+    from saflex.weighting import sample_weights

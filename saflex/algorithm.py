@@ -11,11 +11,12 @@ from saflex.direction import ValidationDirection
 from saflex.errors import SettingError, ShapeError
 from saflex.forward import ModelView
 from saflex.gradient import Loss, gradient_norm, validation_gradient
-from saflex.labels import soft_labels
+from saflex.labels import scaled_products, soft_labels
+from saflex.memory import Memory
 from saflex.products import inner_products, logit_derivatives
 from saflex.settings import SaflexSettings
-from saflex.sources import as_source
-from saflex.weights import normalised_weights, unnormalised_weights
+from saflex.validation import as_source
+from saflex.weighting import normalised_weights, unnormalised_weights
 
 __all__ = ["Saflex"]
 
@@ -43,6 +44,14 @@ class Saflex:
         Ranks to average the validation gradient over; taken from a DistributedDataParallel model.
     **changes
         Any field of `SaflexSettings`: ``beta``, ``tau``, ``estimator``, ``refresh_every``, ...
+
+    Attributes
+    ----------
+    direction : ValidationDirection
+        Line 1; may be replaced (a stack of models keeps its members' gradients apart).
+    log : StepLog
+        Sums behind `diagnostics`; ``log.each()`` gives them for every model of a stack.
+    memory : Memory or None
 
     Raises
     ------
@@ -94,7 +103,8 @@ class Saflex:
         )
         self._seed = seed
         self._noise: dict[str, torch.Generator] = {}
-        self._log = StepLog()
+        self.log = StepLog()
+        self.memory = None if self.settings.memory is None else Memory(self.settings.memory)
 
     @classmethod
     def printed(cls, model: nn.Module, *, validation: Any, **overrides: Any) -> "Saflex":
@@ -112,7 +122,14 @@ class Saflex:
     ) -> "Saflex":
         return cls(model, validation=validation, settings=settings, **overrides)
 
-    def __call__(self, x_aug: Any, y_aug: Tensor, *, logits: Tensor | None = None) -> Batch:
+    def __call__(
+        self,
+        x_aug: Any,
+        y_aug: Tensor,
+        *,
+        index: Tensor | None = None,
+        logits: Tensor | None = None,
+    ) -> Batch:
         """Refine one augmented batch.
 
         Parameters
@@ -121,6 +138,8 @@ class Saflex:
             B augmented inputs; returned as they are.
         y_aug : Tensor, shape (..., B) of integers or (..., B, K) of floats
             Upstream labels.
+        index : Tensor of integers, shape (..., B), optional
+            Which training row each sample is, 0 to N-1; required with ``memory``.
         logits : Tensor, shape (..., B, K), optional
             Evaluation-mode logits of `x_aug`, where already known (saves "finite-difference" one
             of its two forwards).
@@ -132,9 +151,15 @@ class Saflex:
 
         Raises
         ------
-        LabelError, ShapeError, NonFiniteGradientError, EstimatorError, EmptyValidationError
+        LabelError, ShapeError, SettingError, NonFiniteGradientError, EstimatorError,
+        EmptyValidationError
         """
         s = self.settings
+        if self.memory is not None and index is None:
+            raise SettingError(
+                f"memory={s.memory} needs to know which training row each sample is: call "
+                "refine(x, y, index=rows) with integers of shape (B,), or set memory=None."
+            )
         tangent = self.direction()  # line 1
         z, dz = logit_derivatives(  # lines 2-3, the whole batch at once
             self.model,
@@ -149,10 +174,16 @@ class Saflex:
         pi = gain if s.output == "log-probabilities" else inner_products(z, dz, output=s.output)
         pi = -pi if s.sign == "printed" else pi
         upstream = self._upstream_rows(y_aug, pi)
-        y = self._labels(pi, upstream, y_aug, z) if s.relabel else upstream  # line 4
-        raw = unnormalised_weights(pi, y, rule=s.rule)  # line 5
+        p = torch.softmax(z.to(pi.dtype), -1)
+        score, scale, visit = pi, s.scale, {}
+        if self.memory is not None:
+            scaled, scale = scaled_products(pi, scale=scale, probabilities=p), None
+            score = self.memory(index, scaled)
+            visit = {"scaled": scaled, "averaged": score, "depth": self.memory.depth()}
+        y = self._labels(score, upstream, y_aug, p, scale) if s.relabel else upstream  # line 4
+        raw = unnormalised_weights(score, y, rule=s.rule)  # line 5
         w = normalised_weights(raw)  # line 6
-        self._log.record(
+        self.log.record(
             pi=pi,
             gain=gain,
             upstream=upstream,
@@ -160,6 +191,7 @@ class Saflex:
             raw=raw,
             w=w,
             gradient_norm=self.direction.norm,
+            **visit,
         )
         batch = Batch(x_aug, y, w)
         self._measure_cosine(batch)
@@ -180,12 +212,14 @@ class Saflex:
             arg max), ``label_entropy``; ``weight_mean`` (before normalising), ``accepted`` (share
             with w > 0), ``effective_share`` (1 / (B sum w^2)), ``all_rejected`` (share of steps);
             ``gain`` and ``gain_upstream`` (predicted fall of the validation loss per unit of step
-            size, refined and as received); ``gradient_norm``; ``cosine`` where it was measured.
+            size, refined and as received); ``gradient_norm``; with ``memory`` also
+            ``memory_agreement`` (share of rows where it prefers the label that this step's Pi does)
+            and ``memory_depth`` (visits of a row so far); ``cosine`` where it was measured.
         """
         self.direction.raise_if_non_finite()
-        found = self._log.means()
+        found = self.log.means()
         if reset:
-            self._log.reset()
+            self.log.reset()
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -197,7 +231,8 @@ class Saflex:
         return {
             "direction": self.direction.state_dict(),
             "noise": {device: g.get_state() for device, g in self._noise.items()},
-            "log": self._log.state_dict(),
+            "log": self.log.state_dict(),
+            "memory": None if self.memory is None else self.memory.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -206,7 +241,9 @@ class Saflex:
         for device, numbers in state["noise"].items():
             self._generator(torch.device(device)).set_state(numbers)
         device = next(self.model.parameters()).device
-        self._log.load_state_dict(state["log"], device)
+        self.log.load_state_dict(state["log"], device)
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"], device)
 
     # What `ContrastiveSaflex` replaces.
 
@@ -224,19 +261,26 @@ class Saflex:
             )
         return rows
 
-    def _labels(self, pi: Tensor, upstream: Tensor, y_aug: Tensor, logits: Tensor) -> Tensor:
+    def _labels(
+        self,
+        score: Tensor,
+        upstream: Tensor,
+        y_aug: Tensor,
+        probabilities: Tensor,
+        scale: str | float | None,
+    ) -> Tensor:
         s = self.settings
         return soft_labels(
-            pi,
+            score,
             upstream,
             beta=s.beta,
             tau=s.tau,
             gumbel=s.gumbel,
             prior=s.prior,
-            scale=s.scale,
+            scale=scale,
             eps=s.eps,
-            probabilities=torch.softmax(logits.to(pi.dtype), -1),
-            generator=self._generator(pi.device) if s.gumbel else None,
+            probabilities=probabilities,
+            generator=self._generator(score.device) if s.gumbel else None,
         )
 
     def _batch_loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -262,7 +306,7 @@ class Saflex:
         )
         product = sum((g[name] * own[name]).sum() for name in g)
         norms = gradient_norm(g) * gradient_norm(own)
-        self._log.record_cosine(product / norms.clamp_min(torch.finfo(norms.dtype).tiny))
+        self.log.record_cosine(product / norms.clamp_min(torch.finfo(norms.dtype).tiny))
 
 
 def _process_group(model: nn.Module) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from saflex.algorithm import Saflex
 from saflex.batch import Batch, soft_cross_entropy
-from saflex.errors import LabelError, ShapeError
+from saflex.errors import LabelError, SettingError, ShapeError
 from saflex.gradient import Loss
 from saflex.labels import soft_labels
 
@@ -33,6 +33,14 @@ class ContrastiveSaflex(Saflex):
     ``tau=0.1`` here. Keep captions on the CPU if the GPU must not be waited for.
     """
 
+    def __init__(self, model: nn.Module, **changes: Any) -> None:
+        super().__init__(model, **changes)
+        if self.memory is not None:
+            raise SettingError(
+                f"memory={self.settings.memory}: the columns of a contrastive batch are its own "
+                "texts, so there is nothing to average between batches. Set memory=None."
+            )
+
     def _validation_loss(self) -> Loss:
         def loss(logits: Tensor, captions: Tensor) -> Tensor:
             return contrastive_cross_entropy(logits, caption_rows(captions, logits.dtype))
@@ -52,19 +60,26 @@ class ContrastiveSaflex(Saflex):
             )
         return caption_rows(y_aug.to(pi.device), pi.dtype)
 
-    def _labels(self, pi: Tensor, upstream: Tensor, y_aug: Tensor, logits: Tensor) -> Tensor:
+    def _labels(
+        self,
+        score: Tensor,
+        upstream: Tensor,
+        y_aug: Tensor,
+        probabilities: Tensor,
+        scale: str | float | None,
+    ) -> Tensor:
         s = self.settings
         return tied_labels(
-            pi,
+            score,
             y_aug,
             beta=s.beta,
             tau=s.tau,
             gumbel=s.gumbel,
             prior=s.prior,
-            scale=s.scale,
+            scale=scale,
             eps=s.eps,
-            probabilities=torch.softmax(logits.to(pi.dtype), -1),
-            generator=self._generator(pi.device) if s.gumbel else None,
+            probabilities=probabilities,
+            generator=self._generator(score.device) if s.gumbel else None,
         )
 
     def _batch_loss(self, logits: Tensor, batch: Batch) -> Tensor:

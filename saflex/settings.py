@@ -57,6 +57,10 @@ class SaflexSettings:
         Name of the last layer for ``estimator="last-layer"``; found automatically if None.
     fd_step : float > 0
         Size of the finite-difference step relative to the norm of the parameters.
+    memory : float in (0, 1] or None
+        Average the scaled Pi of each training row over its visits before it decides label and
+        weight: the share of a row's past that is kept at a visit, 1 for the plain average. None is
+        off. Needs ``index=`` at every call.
     refresh_every : int >= 1
         Steps between two validation gradients.
     ema : float in [0, 1)
@@ -83,6 +87,7 @@ class SaflexSettings:
     estimator: str = "forward-mode"
     classifier: str | None = None
     fd_step: float = 1e-4
+    memory: float | None = None
     refresh_every: int = 1
     ema: float = 0.0
     precondition: bool = False
@@ -97,6 +102,8 @@ class SaflexSettings:
         _require_number("eps", self.eps, low=0, high=1)
         _require_number("fd_step", self.fd_step, low=0, low_open=True)
         _require_number("ema", self.ema, low=0, high=1, high_open=True)
+        if self.memory is not None:
+            _require_number("memory", self.memory, low=0, high=1, low_open=True)
         _require_integer("refresh_every", self.refresh_every, low=1)
         _require_integer("cosine_every", self.cosine_every, low=0)
         if self.validation_batch is not None:
@@ -114,6 +121,11 @@ class SaflexSettings:
             raise SettingError(
                 "gumbel=True needs prior='label': the entropic prior has a closed form without "
                 "noise. Set one or the other."
+            )
+        if self.memory is not None and (self.gumbel or self.sign == "printed"):
+            raise SettingError(
+                f"memory={self.memory} with gumbel={self.gumbel}, sign={self.sign!r}: a memory "
+                "averages measurements of the gain, so it needs gumbel=False and sign='descent'."
             )
         if self.scale == "cosine" and self.output != "log-probabilities":
             raise SettingError(

@@ -130,6 +130,8 @@ def load(
         kind="image",
         class_names=classes,
         normalize=small_images.normalize,
+        # The organ sets tell a left kidney from a right one.
+        mirrors=not any(label.endswith(("-left", "-right")) for label in classes),
         notes=_notes(name, official, splits, label_noise),
         provenance={found.source.path: found.checksum},
     )

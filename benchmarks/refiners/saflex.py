@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 from benchmarks.refiners import Context, Refiner
 from benchmarks.registry import register
 from benchmarks.upstream import Augmented
-from saflex import Batch, Saflex
+from saflex import Batch
 from saflex.settings import SaflexSettings
 
 
 class SaflexRefiner(Refiner):
-    """Algorithm 1 around the library's `Saflex`.
+    """Algorithm 1 around the library's `Saflex`, or around its contrastive form.
 
     Parameters
     ----------
@@ -21,11 +21,12 @@ class SaflexRefiner(Refiner):
     """
 
     form: ClassVar[SaflexSettings]
+    ties = "share"
 
     def __init__(self, context: Context, *, validation_batch: int = 128, **settings: Any):
         super().__init__(context)
         chosen = self.form.changed(**settings)
-        self.refine = Saflex(
+        self.refine = context.task.saflex(
             context.model,
             validation=lambda: context.validation(validation_batch),
             settings=chosen,

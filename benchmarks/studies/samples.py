@@ -21,7 +21,6 @@ from torch import Tensor
 from benchmarks import registry
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
-from benchmarks.running.execute import training_class
 from benchmarks.running.machine import default_device
 from benchmarks.spec import RunSpec
 from benchmarks.train import Training
@@ -97,7 +96,7 @@ def inspect(
         raise BenchmarkError(f"{data.name} has no images to look at")
     folder = results / "figures" / "samples" / spec.name
     inspector = SampleInspector(folder, epochs=epochs, count=count)
-    training = training_class(spec)(spec, data)
+    training = Training(spec, data)
     with contextlib.suppress(_AllDrawn):
         training.run(after_step=inspector.and_stop)
     return inspector.written

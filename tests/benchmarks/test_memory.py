@@ -11,6 +11,7 @@ from benchmarks.models.tabular import build_mlp
 from benchmarks.refiners import Context
 from benchmarks.refiners.saflex import Recommended
 from benchmarks.refiners.saflex_memory import Memory, SaflexMemory
+from benchmarks.refiners.tasks import Classification
 from benchmarks.upstream import Augmented
 
 
@@ -29,6 +30,7 @@ def context(*, noise: int = 0) -> Context:
         model=model,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         data=data,
+        task=Classification(model, data),
         validation=validation,
         seed=3,
         epochs=5,

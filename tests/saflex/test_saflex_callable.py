@@ -20,7 +20,7 @@ from saflex import (
     validation_gradient,
 )
 from saflex.precondition import preconditioned
-from saflex.sources import as_source
+from saflex.validation import as_source
 
 X, Y = inputs("mlp", 9), torch.arange(9) % K
 XV, YV = inputs("mlp", 12), torch.arange(12) % K

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks import record as records
-from benchmarks.record import Record
+from benchmarks.record import PROTOCOL, Record
 from benchmarks.spec import RunSpec
 from benchmarks.suite import Suite, plan
 
@@ -67,7 +67,7 @@ def make(spec: RunSpec) -> Record:
     """Make up one record; equal specs give equal records."""
     if (spec.dataset, spec.row, spec.seed) in FAILED:
         error = f"loss is not finite at step {17 + spec.seed} (epoch 1)"
-        return Record(key=spec.key, spec=spec, status="failed", error=error)
+        return Record(protocol=PROTOCOL, key=spec.key, spec=spec, status="failed", error=error)
     value = _value(spec)
     nll = 1.2 * (1 - value) + 0.05
     metrics = {
@@ -87,6 +87,7 @@ def make(spec: RunSpec) -> Record:
         "epoch": 2.0
     }
     return Record(
+        protocol=PROTOCOL,
         key=spec.key,
         status="complete",
         spec=spec,
