@@ -47,6 +47,7 @@ class Training:
     """
 
     def __init__(self, spec: RunSpec, data: Data):
+        data = metrics.checked(data, spec.metric)
         self.spec, self.data, self.recipe = spec, data, spec.settings.recipe
         self.device = data.train.x.device
         self.train = data.train
@@ -197,7 +198,8 @@ class Training:
             }
         self.last = measured
         primary = f"val/{self.spec.metric}"
-        if not self.best or measured[primary] > self.best[primary]:
+        # Undefined where validation lacks a class: `metrics.checked` has said so, nothing is selected.
+        if primary in measured and measured[primary] > self.best.get(primary, -math.inf):
             self.best = {**measured, "epoch": float(self.epoch)}
         total, count = self.epoch_loss
         self.epoch_loss = (0.0, 0)
