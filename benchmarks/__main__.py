@@ -27,7 +27,7 @@ SuiteName = Annotated[
     str, typer.Option("--suite", "-s", help="demo, cpu, paper, or the path of a suite's YAML file")
 ]
 Results = Annotated[
-    Path | None, typer.Option("--results", help="results folder; default: results/<suite>")
+    Path | None, typer.Option("--results", help="results folder; default: results/<suite> of the checkout")
 ]
 Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
 
@@ -323,7 +323,9 @@ def track_check(
 
 
 def _folder(suite: str, results: Path | None) -> Path:
-    return results or Path("results") / suite
+    from benchmarks import record
+
+    return results or record.folder(suite)
 
 
 if __name__ == "__main__":

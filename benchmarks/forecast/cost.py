@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from benchmarks import sources, weights
+from benchmarks import record, sources, weights
 from benchmarks.forecast import clip as contrastive
 from benchmarks.forecast import images as generation
 from benchmarks.running import devices
@@ -132,7 +132,7 @@ def estimate(
 
 def show(suite: Suite, *, table: str | None = None) -> None:
     """Print the estimate of a suite or of one of its tables, from its records where it has some."""
-    whole = estimate(suite, table=table, results=Path("results") / suite.name)
+    whole = estimate(suite, table=table, results=record.folder(suite.name))
     specs = plan(suite, table=table)
     print(render(whole, _lacking(specs), by_bundle=table is not None), end="")
     for title, lines in _particulars(specs):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.data import Data
+from benchmarks.models.tabular import LevelEmbedding
 from benchmarks.registry import register
 
 WIDE = 100  # features above which the authors shrink the embedding and the batch
@@ -105,7 +106,7 @@ class Tokens(nn.Module):
     A continuous column has its own perceptron 1 -> hidden -> dim. Where it is missing, the token is
     the column's mask embedding if the training rows have missing values there; a column that is
     missing for the first time at test falls back on the training mean, since nothing trained its
-    mask. A category unseen in training has the code 0, a row of its table like the others.
+    mask. A level unseen in training reads a trained vector too, see `LevelEmbedding`.
     """
 
     def __init__(self, data: Data, *, dim: int, hidden: int = 100):
@@ -117,7 +118,7 @@ class Tokens(nn.Module):
         self.register_buffer("continuous", torch.tensor(continuous, dtype=torch.long))
         self.register_buffer("can_miss", missing.cpu())
         self.cls = nn.Parameter(torch.randn(1, dim))
-        self.embeddings = nn.ModuleList(nn.Embedding(categories[j], dim) for j in self.categorical)
+        self.embeddings = nn.ModuleList(LevelEmbedding(data, j, dim) for j in self.categorical)
         self.mask = nn.Parameter(torch.randn(len(continuous), dim))
         # One perceptron a column, side by side; each starts as its two nn.Linear would.
         self.weight1 = nn.Parameter(torch.empty(len(continuous), hidden).uniform_(-1, 1))

@@ -47,7 +47,7 @@ class Replicas(Training):
         self.runs, self.failed = runs, {}
         self.spec, self.data, self.recipe = first.spec, first.data, first.recipe
         self.device, self.train, self.clock = first.device, first.train, first.clock
-        self.upstream, self.ensemble = first.upstream, None
+        self.upstream, self.ensemble, self.length = first.upstream, None, first.length
         self.model = Stack([run.model for run in runs])
         self.optimizer = build_optimizer(self.model, self.recipe)
         self.task = Classification(self.model, self.data, self._autocast)
