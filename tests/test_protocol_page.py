@@ -13,6 +13,7 @@ from benchmarks.upstream.crop import Crop
 from benchmarks.upstream.cutmix import TabularCutMix
 
 ROOT = Path(__file__).parent.parent
+SAME_FILES = ("cub-features", "captioned-bloodmnist")  # those of cub and bloodmnist
 TEXT = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 
 
@@ -51,10 +52,13 @@ def test_settings_that_it_states_are_the_defaults():
 
 
 def test_shares_that_it_states_are_those_of_the_suite():
-    stated = set(re.findall(r"= (0\.\d+)", cells("Table 3: generated images")["How images are added"][2]))
+    cell = cells("Table 3: generated images")["How images are added"][2]
+    stated = set(re.findall(r"= (0\.\d+)", cell))
     plan = suites.plan(suites.load("paper"), table="3")
     assert stated == {
-        str(spec.settings.clean_share) for spec in plan if spec.upstream in ("img2img", "extra-real")
+        str(spec.settings.clean_share)
+        for spec in plan
+        if spec.upstream in ("img2img", "extra-real")
     }
 
 
@@ -65,6 +69,5 @@ def test_every_data_set_with_an_official_address_is_listed():
         published: list[Source] = []
         for attribute in ("SOURCES", "PARTS"):
             published += getattr(module, attribute, {}).get(name, ())
-        own = name not in ("cub-features", "captioned-bloodmnist")  # the files of cub and bloodmnist
-        if own and any(source.urls for source in published):
+        if name not in SAME_FILES and any(source.urls for source in published):
             assert name in listed, name
