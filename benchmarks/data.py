@@ -37,6 +37,7 @@ class Data:
     normalize : maps raw x of a batch to what the model takes (images: float, mean/std; tabular: itself).
     notes : one line each, shown under every table that uses the data set.
     provenance : file names with checksums, for the record and MLflow.
+    content : hashes that tell these data from others (`benchmarks.running.data_hash`), for the record.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Data:
     normalize: Callable[[Tensor], Tensor] = lambda x: x
     notes: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
     extra: Split | None = None
 
     def to(self, device: torch.device | str) -> Data:

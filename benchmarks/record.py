@@ -59,6 +59,11 @@ class Record(Frozen):
     commit: str = ""
     source: str = ""
 
+    @property
+    def content(self) -> dict[str, str]:
+        """Hashes of the data it was made from (`benchmarks.running.data_hash`); empty in old records."""
+        return self.data.get("content", {})
+
 
 def path_of(results: Path, spec: RunSpec) -> Path:
     """Place of a run's record: ``records/table2/qsar/mlp/cutmix/saflex/seed0.json``."""
