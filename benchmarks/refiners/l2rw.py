@@ -25,13 +25,15 @@ from saflex import Batch, soft_cross_entropy, soft_rows
 def reweighted(
     model: nn.Module, batch: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Weights (B,) of Algorithm 1, lines 4 to 11, the model in the mode it is in; they sum to 1, or are all 0.
+    """Weights (B,) of Algorithm 1, lines 4 to 11, in the model's present mode; summing to 1, or all 0.
 
     Parameters
     ----------
     batch, validation : inputs and soft labels, (B, ...) and (B, K), (B', ...) and (B', K).
     """
-    leaves = {n: p.detach().requires_grad_() for n, p in model.named_parameters() if p.requires_grad}
+    leaves = {
+        n: p.detach().requires_grad_() for n, p in model.named_parameters() if p.requires_grad
+    }
 
     def logits(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         # Copies, so that the batch statistics of the training loop stay as they are.
