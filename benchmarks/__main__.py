@@ -264,6 +264,36 @@ def time_rows(
 
 
 @app.command()
+def tune(
+    suite: SuiteName = "demo",
+    table: Table = None,
+    results: Results = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d")] = None,
+    row: Annotated[list[str] | None, typer.Option("--row", "-r", help="tuned rows only")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="random settings a row and cell")] = 30,
+    longest: Annotated[
+        float, typer.Option(min=0.1, help="seconds a trial may take; else fewer epochs")
+    ] = 30.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
+) -> None:
+    """Search the settings of rows with `tuned: true` on validation data; the suite's file keeps them."""
+    from benchmarks import suite as suites
+    from benchmarks.studies import tuning
+
+    loaded = suites.load(suite)
+    runs = tuning.searched(loaded, table=table, datasets=dataset or [], rows=row or [])
+    tuning.tune(
+        loaded,
+        _folder(loaded.name, results),
+        runs=runs,
+        trials=trials,
+        longest=longest,
+        device=device,
+    )
+    print(f"chosen settings are in {loaded.chosen}")
+
+
+@app.command()
 def doctor(suite: SuiteName = "demo") -> None:
     """Say what is missing on this machine before a long run finds out."""
     from benchmarks import suite as suites
