@@ -64,10 +64,10 @@ class Present:
 
         What it does not say, or what is not at hand, does not speak against it.
         """
-        if record.key != spec.key:
-            return SETTINGS
         if record.protocol != PROTOCOL:
             return OLD_PROTOCOL
+        if record.key != spec.key:
+            return SETTINGS
         if record.source and record.source != self.source(spec):
             return SOURCE
         return OTHER_DATA if self.other_data(record.content, spec) else ""
@@ -108,26 +108,39 @@ class Chosen:
 def choose(
     found: Iterable[Record], plan: Iterable[RunSpec], present: Present | None = None
 ) -> Chosen:
-    """Choose records so that no cell averages two sources and no column of a table compares two data.
+    """Choose records: no table mixes two protocols, no cell two sources, no column compares two data.
 
     Of records that disagree the present ones are taken; where none is present, the newest that agree.
     """
     present, chosen = present or Present(), Chosen()
-    planned = {spec.key: spec for spec in plan}
-    columns: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in found:
-        if record.key in planned:
-            settings = record.spec.settings.dataset.model_dump_json()
-            columns[record.spec.table, settings].append(record)
-        else:
-            chosen.left_out[record.spec.table][SETTINGS] += 1
+    plan = list(plan)
+    planned, places = {spec.key: spec for spec in plan}, {spec.name: spec for spec in plan}
+
+    def run_of(record: Record) -> RunSpec | None:
+        # The new protocol changed settings as well: an old record stands for the run of its name.
+        old = places.get(record.spec.name) if record.protocol != PROTOCOL else None
+        return planned.get(record.key, old)
 
     def outdated(record: Record) -> str:
-        return present.outdated(record, planned[record.key])
+        return present.outdated(record, run_of(record))
 
     def of_present_data(record: Record) -> bool:
-        here = present.content(planned[record.key]).get(DATA)
+        here = present.content(run_of(record)).get(DATA)
         return here in (None, record.content.get(DATA))
+
+    found = list(found)
+    newest: dict[str, int] = defaultdict(int)
+    for record in filter(run_of, found):
+        newest[record.spec.table] = max(newest[record.spec.table], record.protocol)
+    columns: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in found:
+        table = record.spec.table
+        if run_of(record) is None:
+            chosen.left_out[table][SETTINGS] += 1
+        elif record.protocol < newest[table]:
+            chosen.left_out[table][OLD_PROTOCOL] += 1
+        else:
+            columns[table, record.spec.settings.dataset.model_dump_json()].append(record)
 
     for (table, _), column in columns.items():
         agreeing = _agreeing(column, lambda r: r.content.get(DATA), of_present_data)
