@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from benchmarks import metrics
+
 # Chance that a level which one training row alone holds is shown to the model as unknown.
 UNKNOWN_SHARE = 0.5
 
@@ -40,6 +42,8 @@ class Data:
     Attributes
     ----------
     normalize : maps raw x of a batch to what the model takes (images: float, mean/std; tabular: itself).
+    evaluate : ``evaluate(logits, y)`` -> metrics of a split.
+    mirrors : a mirror image (left for right) shows the same class, so that augmentations may flip.
     notes : one line each, shown under every table that uses the data set.
     provenance : file names with checksums, for the record and MLflow.
     """
@@ -54,9 +58,16 @@ class Data:
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     normalize: Callable[[Tensor], Tensor] = lambda x: x
+    mirrors: bool = False
     notes: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
     extra: Split | None = None
+    evaluate: Callable[[Tensor, Tensor], dict[str, float]] = metrics.evaluate
+
+    @property
+    def evaluated(self) -> dict[str, Split]:
+        """Splits that are measured, by the name their metrics carry; ``val`` selects."""
+        return {"val": self.validation, "test": self.test}
 
     def to(self, device: torch.device | str) -> Data:
         splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
-from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError, UnknownName
 
+if TYPE_CHECKING:
+    from benchmarks.data import Data
+
 BINS = 15
+<<<<<<< HEAD
 NAMES = (
     "accuracy",
     "auroc",
@@ -25,6 +29,9 @@ NAMES = (
 )
 # Rankings of one class against the others: undefined on a split that lacks a class.
 NEED_EVERY_CLASS = ("auroc", "average_precision")
+=======
+SHUFFLE_SEED = 0  # for ever: it decides which rows a prediction is made with
+>>>>>>> main
 
 
 def evaluate(logits: Tensor, y: Tensor) -> dict[str, float]:
@@ -59,6 +66,15 @@ def evaluate(logits: Tensor, y: Tensor) -> dict[str, float]:
     elif len(classes) == probabilities.shape[1]:
         result["auroc"] = sk.roc_auc_score(target, probabilities, multi_class="ovr")
     return {name: float(value) for name, value in result.items()}
+
+
+def shuffled_order(count: int) -> Tensor:
+    """Order (N,) in which a split of `count` rows meets a model whose predictions depend on batch mates.
+
+    A function of the number alone: every run, method and device evaluates the same batches. The logits
+    go back to the split's own order: ``logits[order] = model(x[order])``, batch by batch.
+    """
+    return torch.randperm(count, generator=torch.Generator().manual_seed(SHUFFLE_SEED))
 
 
 def calibration_error(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS) -> float:
@@ -101,14 +117,10 @@ def checked(data: Data, metric: str) -> Data:
             "take auroc or accuracy"
         )
     notes = []
-    for name in ("validation", "test", "ood_test"):
-        split = getattr(data, name, None)
-        if split is None:
-            continue
+    for name, split in data.evaluated.items():
+        name = "validation" if name == "val" else name
         if len(split) == 0:
-            raise BenchmarkError(
-                f"{data.name}: the {name} split has no rows to measure {metric} on"
-            )
+            raise BenchmarkError(f"{data.name}: the {name} split has no rows to measure {metric} on")
         absent = _absent(split.y, data) if metric in NEED_EVERY_CLASS else []
         what = f"{data.name}: the {name} split ({len(split):,} rows) has none of {_listed(absent)}"
         if absent and name != "validation":

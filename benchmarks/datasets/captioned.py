@@ -16,8 +16,8 @@ from benchmarks.registry import register
 if TYPE_CHECKING:
     import numpy as np
 
-    from benchmarks.contrastive.data import ImageTextData
     from benchmarks.data import Split
+    from benchmarks.datasets.image_text import ImageTextData
     from benchmarks.sources import Source
 
 LICENCE = "CC BY 4.0"
@@ -60,8 +60,8 @@ def load(
     """
     import torch
 
-    from benchmarks.contrastive.data import ImageTextData, Pretraining
     from benchmarks.data import Split
+    from benchmarks.datasets.image_text import ImageTextData, Pretraining
     from benchmarks.seeds import derive
 
     source = medmnist.load("bloodmnist", seed=seed)

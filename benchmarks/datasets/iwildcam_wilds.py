@@ -17,7 +17,7 @@ from benchmarks.registry import register
 from benchmarks.sources import Source
 
 if TYPE_CHECKING:
-    from benchmarks.contrastive.data import ImageTextData
+    from benchmarks.datasets.image_text import ImageTextData
 
 # WILDS publishes no checksum of its archive: the `wilds` package itself downloads and unpacks it.
 IMAGES = Source(
@@ -61,8 +61,8 @@ def load(name: str, *, seed: int, side: int = 224) -> ImageTextData:
     """
     from wilds import get_dataset
 
-    from benchmarks.contrastive.data import ImageTextData
-    from benchmarks.contrastive.files import ImageFiles
+    from benchmarks.datasets.image_text import ImageTextData
+    from benchmarks.datasets.images_on_disk import ImageFiles
 
     root = find_root()
     dataset = get_dataset("iwildcam", root_dir=str(root), download=False)
@@ -94,7 +94,7 @@ class WildsEvaluation:
         self.dataset = dataset
 
     def __call__(self, logits: Any, y: Any) -> dict[str, float]:
-        from benchmarks.contrastive.evaluation import measure
+        from benchmarks.datasets.image_text import measure
 
         theirs, _ = self.dataset.eval(logits.argmax(-1).cpu(), y.cpu(), None)
         return {
@@ -132,8 +132,8 @@ def class_names(count: int) -> tuple[tuple[str, ...], str]:
 
 
 def _split(dataset: Any, name: str, side: int) -> Any:
-    from benchmarks.contrastive.files import ImageFiles
     from benchmarks.data import Split
+    from benchmarks.datasets.images_on_disk import ImageFiles
 
     subset = dataset.get_subset(name)
     folder = dataset.data_dir / "train"  # where WILDS keeps the images of all splits

@@ -45,7 +45,7 @@ def _info_module() -> ModuleType:
     package = importlib.util.find_spec("medmnist")
     if package is None or package.origin is None:
         raise BenchmarkError(
-            "the package medmnist is not installed: pip install 'saflex-bench[bench]'"
+            "the package medmnist is not installed: `make` installs what the benchmark needs"
         )
     path = Path(package.origin).with_name("info.py")
     spec = importlib.util.spec_from_file_location("_medmnist_info", path)
@@ -131,6 +131,8 @@ def load(
         kind="image",
         class_names=classes,
         normalize=small_images.normalize,
+        # The organ sets tell a left kidney from a right one.
+        mirrors=not any(label.endswith(("-left", "-right")) for label in classes),
         notes=_notes(name, official, splits, label_noise),
         provenance={found.source.path: found.checksum},
     )

@@ -3,7 +3,9 @@
 Features become tokens, tokens of one row attend to each other (column attention), then whole rows
 of the batch attend to each other (row, or intersample, attention); the CLS token is classified.
 Because of the second, a prediction depends on the rows it is evaluated with: `Saint.evaluation_batch`
-says how many, in the split's fixed order.
+says how many, `Saint.evaluation_order` that a split is shuffled before it is cut into batches, by a fixed
+seed. The authors evaluate in file order; where that is sorted by class, as KDD99's is, a batch mate tells
+the class (docs/protocol.md).
 
 The layers follow the authors' code where their text is silent: norm first, and the residual starts
 behind the norm; heads of width 16 (columns) and 64 (rows); no dropout inside the attention.
@@ -147,12 +149,15 @@ class Saint(nn.Module):
 
     Attributes
     ----------
-    evaluation_batch : rows evaluated together, in the split's order: the recipe's batch size.
+    evaluation_batch : rows evaluated together: the recipe's batch size.
+    evaluation_order : ``shuffled``, by `benchmarks.metrics.shuffled_order`.
 
     Shape
     -----
     (..., B, F) -> (..., B, K). Row b of the result depends on all B rows of its batch.
     """
+
+    evaluation_order = "shuffled"
 
     def __init__(self, data: Data, *, dim: int, depth: int, heads: int, dropout: float, batch: int):
         super().__init__()

@@ -105,7 +105,7 @@ def execute(
     keep_weights_in : results folder below which the trained weights go; None keeps none.
     """
     started = machine.now()
-    training = training_class(spec)(spec, load_data(spec, device))
+    training = Training(spec, load_data(spec, device))
     error = _train(training, checkpoint)
     if keep_weights_in and not error:
         path = records.weights_path(keep_weights_in, spec.key)
@@ -129,7 +129,7 @@ def execute_replicas(
     from benchmarks.running import replicas
 
     started = machine.now()
-    for group in replicas.stacks(training_class(s)(s, load_data(s, device)) for s in specs):
+    for group in replicas.stacks(Training(s, load_data(s, device)) for s in specs):
         training = replicas.together(group)
         file = checkpoint(group[0].spec) if checkpoint else None
         if file is not None and len(group) > 1:
@@ -175,6 +175,7 @@ def _record(
 ) -> Record:
     spec = training.spec
     return Record(
+        protocol=records.PROTOCOL,
         key=spec.key,
         status="failed" if error else "complete",
         error=error,
@@ -192,12 +193,6 @@ def _record(
         commit=machine.commit(),
         source=source_hash(spec),
     )
-
-
-def training_class(spec: RunSpec) -> type[Training]:
-    """Give the loop that a model is trained by: its module's ``TRAINING``, or the common one."""
-    name = spec.settings.model.name
-    return getattr(registry.module("models", name), "TRAINING", Training)
 
 
 def up_to_date(spec: RunSpec, results: Path) -> Record | None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from benchmarks.data import Data, Split
 
-SPLITS = ("train", "validation", "test", "ood_test")
 SEED = 0  # where seeds redraw a split, the first one's is described
 NOT_STATED = "not stated"
 Card = dict[str, Any]
@@ -87,8 +86,8 @@ def make(wanted: dict[str, list[Component]], results: Path) -> list[Path]:
 def describe(form: Component) -> Card:
     """Count one form of a data set, as seed 0 sees it."""
     data = registry.load("datasets", form.name)(form.name, seed=SEED, **form.settings)
-    parts = {name: split for name in SPLITS if (split := getattr(data, name, None)) is not None}
-    held_out = {name: split for name, split in parts.items() if name != "train"}
+    held_out = {"validation" if n == "val" else n: split for n, split in data.evaluated.items()}
+    parts = {"train": data.train, **held_out}
     return {
         "loader": form.name,
         "settings": form.settings,

@@ -13,14 +13,13 @@ from open_clip import image_transform
 from PIL import Image
 
 from benchmarks import metrics, registry
-from benchmarks.contrastive.crops import crop_box
-from benchmarks.contrastive.data import Pretraining
-from benchmarks.contrastive.evaluation import measure
-from benchmarks.contrastive.files import ImageFiles
-from benchmarks.contrastive.training import ContrastiveTraining
 from benchmarks.data import Split
 from benchmarks.datasets import iwildcam_wilds
+from benchmarks.datasets.crops import crop_box
+from benchmarks.datasets.image_text import Pretraining, measure
+from benchmarks.datasets.images_on_disk import ImageFiles
 from benchmarks.errors import DataError
+from benchmarks.train import Training
 
 CLASSES, PER_SPLIT = 5, {"train": 20, "val": 5, "test": 15, "id_val": 10, "id_test": 10}
 NAMES = ["empty", "White-lipped peccary", "Lowland paca", "ocelot", "bush dog"]
@@ -140,7 +139,7 @@ def test_a_whole_run_on_the_fabricated_folder(load):
     data, run = load(side=14), spec(refiner="saflex", upstream="wilds-randaugment", epochs=1)
     before = Split(data.train.x[:4], data.train.y[:4])
     data = replace(data, pretraining=Pretraining(before, ("a {}.",)))
-    training = ContrastiveTraining(run, data)
+    training = Training(run, data)
     training.run()
     assert training.steps == 2
     assert {"id_test/macro_f1", "ood_test/macro_f1", "val/macro_f1"} <= training.last.keys()

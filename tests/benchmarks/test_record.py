@@ -62,3 +62,12 @@ def test_canonical_text_ignores_times_and_nothing_else():
     )
     other = a_record(metrics={"last": {"test/accuracy": 0.6}})
     assert records.canonical(one) != records.canonical(other)
+
+
+def test_a_record_without_a_protocol_is_of_the_first_and_a_new_one_is_not(tmp_path):
+    path = records.write(tmp_path, a_record(protocol=records.PROTOCOL))
+    assert records.read(path).protocol == records.PROTOCOL > 1
+    text = path.read_text()
+    path.write_text(text.replace(f' "protocol": {records.PROTOCOL},\n', ""))
+    assert path.read_text() != text
+    assert records.read(path).protocol == 1
