@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from benchmarks.data import Data
 
 BINS = 15
-<<<<<<< HEAD
 NAMES = (
     "accuracy",
     "auroc",
@@ -29,9 +28,7 @@ NAMES = (
 )
 # Rankings of one class against the others: undefined on a split that lacks a class.
 NEED_EVERY_CLASS = ("auroc", "average_precision")
-=======
 SHUFFLE_SEED = 0  # for ever: it decides which rows a prediction is made with
->>>>>>> main
 
 
 def evaluate(logits: Tensor, y: Tensor) -> dict[str, float]:
@@ -120,7 +117,9 @@ def checked(data: Data, metric: str) -> Data:
     for name, split in data.evaluated.items():
         name = "validation" if name == "val" else name
         if len(split) == 0:
-            raise BenchmarkError(f"{data.name}: the {name} split has no rows to measure {metric} on")
+            raise BenchmarkError(
+                f"{data.name}: the {name} split has no rows to measure {metric} on"
+            )
         absent = _absent(split.y, data) if metric in NEED_EVERY_CLASS else []
         what = f"{data.name}: the {name} split ({len(split):,} rows) has none of {_listed(absent)}"
         if absent and name != "validation":
