@@ -116,6 +116,7 @@ class TestEveryLoader:
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["appetency", "arrhythmia", "click", "credit", "kdd99", "qsar", "shrutime"]
 )
@@ -125,6 +126,7 @@ def test_what_a_real_test_row_reads_was_trained(name):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "limit"), [("appetency", 4000), ("click", 4000), ("kdd99", 10000), ("shrutime", 1000)]
 )
