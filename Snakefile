@@ -26,6 +26,9 @@ TRACK = str(config["track"]).lower() not in {"false", "no", "0"}
 RESULTS = config["results"] or f"results/{SUITE.name}"
 PROCESSES = int(config["processes"]) or SUITE.processes
 markers.settle(Path(RESULTS))
+if workflow.is_main_process:  # a job of a bundle leaves the other bundles' markers alone
+    for bundle in markers.withdraw_outdated(Path(RESULTS), FIRST.values()):
+        print(f"{bundle}: run by another protocol or on other data, to be run again", file=sys.stderr)
 
 # `python` in a rule is the one that runs this, unless `--sdm conda` puts another before it.
 here = str(Path(sys.executable).parent)

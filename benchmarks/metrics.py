@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.data import Data
 
 BINS = 15
+SHUFFLE_SEED = 0  # for ever: it decides which rows a prediction is made with
 NAMES = (
     "accuracy",
     "auroc",
@@ -28,7 +29,6 @@ NAMES = (
 )
 # Rankings of one class against the others: undefined on a split that lacks a class.
 NEED_EVERY_CLASS = ("auroc", "average_precision")
-SHUFFLE_SEED = 0  # for ever: it decides which rows a prediction is made with
 
 
 def evaluate(logits: Tensor, y: Tensor) -> dict[str, float]:

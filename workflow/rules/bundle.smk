@@ -6,7 +6,8 @@
 
 rule bundle:
     input:
-        # `ancient`: fetching a file again does not change what is in it (checksum).
+        # `ancient`: whether the data are still those of the records the Snakefile asks
+        # (`markers.withdraw_outdated`); the time of the marker says nothing about it.
         lambda wildcards: ancient(
             f"{RESULTS}/done/fetch/{FIRST[wildcards.bundle].settings.dataset.name}"
         ),
