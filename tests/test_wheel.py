@@ -1,4 +1,4 @@
-"""The wheel is the library alone, and enough for the README's loop; a checkout's commands work from anywhere."""
+"""The wheel: the library alone, built, installed into an empty environment, README's example run there."""
 
 from __future__ import annotations
 
