@@ -246,9 +246,10 @@ def _length(suite: Suite, run: RunSpec, results: Path, *, longest: float, device
 def _seconds_per_epoch(spec: RunSpec, device: str) -> float:
     """Seconds of training; the processor's on a CPU, so that other work beside does not count."""
     from benchmarks.running import execute
+    from benchmarks.train import Training
 
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
-    run = execute.training_class(spec)(spec, execute.load_data(spec, device))
+    run = Training(spec, execute.load_data(spec, device))
     start = clock()
     run.run()
     return (clock() - start) / spec.settings.recipe.epochs
