@@ -27,7 +27,8 @@ SuiteName = Annotated[
     str, typer.Option("--suite", "-s", help="demo, cpu, paper, or the path of a suite's YAML file")
 ]
 Results = Annotated[
-    Path | None, typer.Option("--results", help="results folder; default: results/<suite>")
+    Path | None,
+    typer.Option("--results", help="results folder; default: results/<suite> of the checkout"),
 ]
 Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
 
@@ -57,23 +58,12 @@ def main() -> None:
 
 @app.command()
 def plan(suite: SuiteName = "demo", table: Table = None, results: Results = None) -> None:
-    """List the bundles that a suite would run, and how many of their runs have a record."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    from benchmarks import record
+    """List the bundles that a suite would run, and which of their records are current."""
     from benchmarks import suite as suites
+    from benchmarks.running import overview
 
     loaded = suites.load(suite)
-    folder = _folder(loaded.name, results)
-    specs = suites.plan(loaded, table=table)
-    shown = RichTable("bundle", "runs", "with a record", "reduced", title=loaded.title)
-    for bundle, runs in suites.bundles(specs).items():
-        there = sum(record.path_of(folder, run).exists() for run in runs)
-        shown.add_row(bundle, str(len(runs)), str(there), runs[0].reduced)
-    console = Console()
-    console.print(shown)
-    console.print(f"{len(specs)} runs in {len(suites.bundles(specs))} bundles")
+    overview.show(loaded, _folder(loaded.name, results), table=table)
 
 
 @app.command()
@@ -109,6 +99,30 @@ def fetch(
 
 
 @app.command()
+def cards(
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="default: all that the suite runs")
+    ] = None,
+    suite: SuiteName = "demo",
+    results: Results = None,
+) -> None:
+    """Count what a reader must know of each data set, shown with its tables: cards and tables/cards.md."""
+    from benchmarks import registry
+    from benchmarks import suite as suites
+    from benchmarks.spec import Component
+    from benchmarks.studies import cards as counting
+
+    loaded = suites.load(suite)
+    planned = counting.forms(suites.plan(loaded))
+    for name in dataset or []:
+        if name not in planned:  # none of the suite's: as it is without settings
+            registry.check("datasets", name)
+    wanted = {name: planned.get(name, [Component(name=name)]) for name in dataset or planned}
+    for path in counting.make(wanted, _folder(loaded.name, results)):
+        print(path)
+
+
+@app.command()
 def run(
     suite: SuiteName = "demo",
     bundle: Annotated[
@@ -136,30 +150,22 @@ def run(
     bundles = suites.bundles(suites.plan(loaded))
     if bundle is not None and bundle not in bundles:
         raise UnknownName("bundle", bundle, bundles)
-    from contextlib import nullcontext
-
     from benchmarks.forecast import cost
-    from benchmarks.running import devices
-    from benchmarks.running.bundle import run_marked
+    from benchmarks.running.bundle import run_leased
     from benchmarks.train import Interrupted
 
     names = [bundle] if bundle else list(bundles)
-    memory = max(
-        found.memory_mb for name, found in cost.per_bundle(loaded).items() if name in names
-    )
-    wanted = processes or loaded.processes
-    at_once = devices.fitting(wanted, memory) if wanted > 1 else 1
+    costs = cost.per_bundle(loaded)
     try:
-        with nullcontext() if device else devices.lease(at_once * memory):
-            for name in names:
-                run_marked(
-                    bundles[name],
-                    _folder(loaded.name, results),
-                    device=device,
-                    checkpoint_minutes=checkpoint_minutes,
-                    processes=at_once,
-                    keep_weights=keep_weights,
-                )
+        run_leased(
+            [bundles[name] for name in names],
+            _folder(loaded.name, results),
+            memory_mb=max(costs[name].memory_mb for name in names),
+            processes=processes or loaded.processes,
+            device=device,
+            checkpoint_minutes=checkpoint_minutes,
+            keep_weights=keep_weights,
+        )
     except Interrupted as stop:
         print(f"interrupted: {stop}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(143) from None
@@ -258,6 +264,36 @@ def time_rows(
 
 
 @app.command()
+def tune(
+    suite: SuiteName = "demo",
+    table: Table = None,
+    results: Results = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d")] = None,
+    row: Annotated[list[str] | None, typer.Option("--row", "-r", help="tuned rows only")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="random settings a row and cell")] = 30,
+    longest: Annotated[
+        float, typer.Option(min=0.1, help="seconds a trial may take; else fewer epochs")
+    ] = 30.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
+) -> None:
+    """Search the settings of rows with `tuned: true` on validation data; the suite's file keeps them."""
+    from benchmarks import suite as suites
+    from benchmarks.studies import tuning
+
+    loaded = suites.load(suite)
+    runs = tuning.searched(loaded, table=table, datasets=dataset or [], rows=row or [])
+    tuning.tune(
+        loaded,
+        _folder(loaded.name, results),
+        runs=runs,
+        trials=trials,
+        longest=longest,
+        device=device,
+    )
+    print(f"chosen settings are in {loaded.chosen}")
+
+
+@app.command()
 def doctor(suite: SuiteName = "demo") -> None:
     """Say what is missing on this machine before a long run finds out."""
     from benchmarks import suite as suites
@@ -328,7 +364,9 @@ def track_check(
 
 
 def _folder(suite: str, results: Path | None) -> Path:
-    return results or Path("results") / suite
+    from benchmarks import record
+
+    return results or record.folder(suite)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.spec import Frozen, RunSpec
 
 SCHEMA = 1
+ROOT = Path(__file__).resolve().parents[1]
 
 # What runs of a table have in common beyond their settings (docs/protocol.md). A record without the
 # field is of protocol 1; records of two protocols are never averaged or compared.
@@ -59,6 +60,18 @@ class Record(Frozen):
     versions: dict[str, str] = {}
     commit: str = ""
     source: str = ""
+
+    @property
+    def content(self) -> dict[str, str]:
+        """Hashes of the data it was made from (`benchmarks.running.data_hash`); empty in old records."""
+        return self.data.get("content", {})
+
+
+def folder(suite: str) -> Path:
+    """Place of a suite's results unless a command says otherwise: in the checkout, wherever one stands."""
+    place = ROOT / "results" / suite
+    here = Path.cwd()
+    return place.relative_to(here) if place.is_relative_to(here) else place
 
 
 def path_of(results: Path, spec: RunSpec) -> Path:

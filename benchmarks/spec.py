@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+TrainOn = Literal["train", "train+validation", "validation"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+._-]*$")]
 
 
@@ -27,9 +28,10 @@ class Recipe(Frozen):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
-    schedule: Literal["constant", "milestones", "cosine"] = "constant"
+    schedule: Literal["constant", "milestones", "cosine", "cosine-steps"] = "constant"
     milestones: tuple[float, ...] = Field((0.5, 0.75), description="as shares of all epochs")
-    epochs: int = Field(200, ge=1)
+    warmup_steps: int = Field(0, ge=0, description="of a linear warm-up of the learning rate")
+    epochs: int = Field(200, ge=1, description="passes over the training split: the run's length")
     batch_size: int = Field(256, ge=1)
     class_weights: bool = Field(False, description="cross-entropy weighted by inverse frequency")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -103,7 +105,7 @@ class Settings(Frozen):
         le=1,
         description="weight of the clean batch in the loss (Eq. 3); 0: augmented only",
     )
-    train_on: Literal["train", "train+validation"] = "train"
+    train_on: TrainOn = "train"
     replicas: bool = Field(False, description="train all seeds of a bundle at once")
 
 

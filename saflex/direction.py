@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from saflex.errors import NonFiniteGradientError
 from saflex.estimators import last_layer
 from saflex.forward import ModelView, unwrapped
-from saflex.gradient import Loss, Tangent, gradient_norm, non_finite_message, validation_gradient
+from saflex.gradient import Tangent, gradient_norm, non_finite_message, validation_gradient
+from saflex.losses import Loss
 from saflex.precondition import preconditioned
 from saflex.settings import SaflexSettings
-from saflex.sources import ValidationSource, map_tensors
+from saflex.validation import ValidationSource, map_tensors
 
 __all__ = ["ValidationDirection", "averaged_over_ranks"]
 
@@ -68,21 +69,23 @@ class ValidationDirection:
 
     def _refresh(self) -> None:
         params = ModelView(self.model).require_trainable()
-        g = self._batch_gradient(next(iter(params.values())).device)
+        g = self.batch_gradient()
         if self.group is not None:
             g = averaged_over_ranks(g, self.group)
-        norm = gradient_norm(g)
-        g = self._without_non_finite(g, torch.isfinite(norm))
+        norm = self.norm_of(g)
+        g = self._without_non_finite(g, torch.isfinite(norm).all())
         self.refreshes += 1
         self.gradient = self._smoothed(g)
-        self.norm = gradient_norm(self.gradient) if self.settings.ema else norm
+        self.norm = self.norm_of(self.gradient) if self.settings.ema else norm
         self.tangent = (
             preconditioned(self.gradient, params, self.optimizer)
             if self.settings.precondition
             else self.gradient
         )
 
-    def _batch_gradient(self, device: torch.device) -> Tangent:
+    def batch_gradient(self) -> Tangent:
+        """The gradient of the next validation batch alone: what a stack of models overrides."""
+        device = next(p.device for p in self.model.parameters() if p.requires_grad)
         x, y = self.source.next()
         # The batches of a user's loader are ours to move: nobody else sees them.
         x, y = map_tensors((x, y), lambda t: t.to(device, non_blocking=True))
@@ -93,6 +96,10 @@ class ValidationDirection:
         return last_layer.classifier_gradient(
             self.model, x, y, classifier=self.classifier, loss=self.loss
         )
+
+    def norm_of(self, g: Tangent) -> Tensor:
+        """Euclidean norm of a gradient, a scalar; a stack of R models gives its R norms."""
+        return gradient_norm(g)
 
     def _without_non_finite(self, g: Tangent, finite: Tensor) -> Tangent:
         """Raise at once on the CPU; elsewhere use a zero direction now and raise at the next check.
@@ -153,7 +160,7 @@ class ValidationDirection:
         self.tangent = {n: v.to(devices[n]).clone() for n, v in state["tangent"].items()}
         self._average = {n: v.to(devices[n]).clone() for n, v in state["average"].items()}
         if self.gradient:
-            self.norm = gradient_norm(self.gradient)
+            self.norm = self.norm_of(self.gradient)
         self.source.load_state_dict(state["source"])
 
 

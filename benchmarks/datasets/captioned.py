@@ -16,12 +16,18 @@ from benchmarks.registry import register
 if TYPE_CHECKING:
     import numpy as np
 
-    from benchmarks.contrastive.data import ImageTextData
     from benchmarks.data import Split
+    from benchmarks.datasets.image_text import ImageTextData
     from benchmarks.sources import Source
 
+LICENCE = "CC BY 4.0"
 TEMPLATES = ("a photo of {}.", "{} under the microscope.")
-PRETRAINING_TEMPLATES = ("an image of {}.", "a blood smear with {}.", "a photo of {}.")
+# With every word of `TEMPLATES`: else the rows that fine-tune train words that `zero-shot` reads untrained.
+PRETRAINING_TEMPLATES = (
+    "an image of {}.",
+    "a blood smear with {}.",
+    "a photo of {} under the microscope.",
+)
 STAIN = (0.6, 1.4)  # factors of haematoxylin and eosin in ood_test
 
 
@@ -54,8 +60,8 @@ def load(
     """
     import torch
 
-    from benchmarks.contrastive.data import ImageTextData, Pretraining
     from benchmarks.data import Split
+    from benchmarks.datasets.image_text import ImageTextData, Pretraining
     from benchmarks.seeds import derive
 
     source = medmnist.load("bloodmnist", seed=seed)

@@ -8,6 +8,7 @@ of WiSE-FT and FLYP.
 from __future__ import annotations
 
 import csv
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from benchmarks.registry import register
 from benchmarks.sources import Source
 
 if TYPE_CHECKING:
-    from benchmarks.contrastive.data import ImageTextData
+    from benchmarks.datasets.image_text import ImageTextData
 
 # WILDS publishes no checksum of its archive: the `wilds` package itself downloads and unpacks it.
 IMAGES = Source(
@@ -46,6 +47,18 @@ SOURCES = {"iwildcam-wilds": (IMAGES,)}
 PARTS = {"iwildcam-wilds": (LABELS,)}
 
 
+def content_hash(name: str, **settings: Any) -> str | None:
+    """Hash of WILDS' list of images, labels and splits, and of the class names; None where not at hand.
+
+    Not of the 203,029 images: to look at each one's time stamp takes minutes on a network disk.
+    """
+    release = sources.find(IMAGES)
+    if not (release and sources.find(LABELS)):
+        return None
+    listed = sources.checksum(release.with_name("metadata.csv"), "sha256")
+    return hashlib.sha256(f"{listed} {sources.content([(LABELS,)])}".encode()).hexdigest()[:16]
+
+
 @register("iwildcam-wilds")
 def load(name: str, *, seed: int, side: int = 224) -> ImageTextData:
     """Open the data set; images stay files and are decoded when a batch asks for them.
@@ -61,8 +74,8 @@ def load(name: str, *, seed: int, side: int = 224) -> ImageTextData:
     """
     from wilds import get_dataset
 
-    from benchmarks.contrastive.data import ImageTextData
-    from benchmarks.contrastive.files import ImageFiles
+    from benchmarks.datasets.image_text import ImageTextData
+    from benchmarks.datasets.images_on_disk import ImageFiles
 
     root = find_root()
     dataset = get_dataset("iwildcam", root_dir=str(root), download=False)
@@ -94,7 +107,7 @@ class WildsEvaluation:
         self.dataset = dataset
 
     def __call__(self, logits: Any, y: Any) -> dict[str, float]:
-        from benchmarks.contrastive.evaluation import measure
+        from benchmarks.datasets.image_text import measure
 
         theirs, _ = self.dataset.eval(logits.argmax(-1).cpu(), y.cpu(), None)
         return {
@@ -132,8 +145,8 @@ def class_names(count: int) -> tuple[tuple[str, ...], str]:
 
 
 def _split(dataset: Any, name: str, side: int) -> Any:
-    from benchmarks.contrastive.files import ImageFiles
     from benchmarks.data import Split
+    from benchmarks.datasets.images_on_disk import ImageFiles
 
     subset = dataset.get_subset(name)
     folder = dataset.data_dir / "train"  # where WILDS keeps the images of all splits

@@ -17,6 +17,7 @@ from benchmarks.sources import Source
 if TYPE_CHECKING:
     from benchmarks.data import Data, Split
 
+LICENCE = "CC BY 4.0"
 SIZES = (28, 64, 128, 224)
 NAMES = (
     "pathmnist",
@@ -44,7 +45,7 @@ def _info_module() -> ModuleType:
     package = importlib.util.find_spec("medmnist")
     if package is None or package.origin is None:
         raise BenchmarkError(
-            "the package medmnist is not installed: pip install 'saflex-bench[bench]'"
+            "the package medmnist is not installed: `make` installs what the benchmark needs"
         )
     path = Path(package.origin).with_name("info.py")
     spec = importlib.util.spec_from_file_location("_medmnist_info", path)
@@ -66,6 +67,11 @@ def source(name: str, size: int = 28) -> Source:
         checksum=f"md5:{about[f'MD5{suffix}']}",
         size=BYTES.get(name, 0) if size == 28 else 0,
     )
+
+
+def files_read(name: str, *, size: int = 28, **others: Any) -> list[tuple[Source, ...]]:
+    """List the one file that a run of these settings reads."""
+    return [(source(name, size),)]
 
 
 def __getattr__(attribute: str) -> dict[str, tuple[Source, ...]]:
@@ -130,6 +136,8 @@ def load(
         kind="image",
         class_names=classes,
         normalize=small_images.normalize,
+        # The organ sets tell a left kidney from a right one.
+        mirrors=not any(label.endswith(("-left", "-right")) for label in classes),
         notes=_notes(name, official, splits, label_noise),
         provenance={found.source.path: found.checksum},
     )

@@ -141,7 +141,7 @@ def row_cost(runs: list[RunSpec], *, device: str = "H100 80 GB") -> RowCost:
     spec, rate = runs[0], DEVICES[device]["peak"] * DEVICES[device]["share"]
     settings, recipe = spec.settings, spec.settings.recipe
     trains = settings.refiner.name != "zero-shot"
-    train = ROWS["train"] + (ROWS["validation"] if settings.train_on != "train" else 0)
+    train = ROWS["train"]
     epochs = recipe.epochs if trains else 0
     steps = epochs * math.ceil(train / recipe.batch_size)
     evaluated = ROWS["validation"] + ROWS["test"] + ROWS["ood_test"]

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from benchmarks import sources
-from benchmarks.contrastive import pretraining
-from benchmarks.contrastive.data import ImageTextData
-from benchmarks.contrastive.training import ContrastiveTraining
+from benchmarks.datasets.image_text import ImageTextData
 from benchmarks.errors import BenchmarkError, DataError
+from benchmarks.models import clip_pretraining
 from benchmarks.registry import register
 from saflex import ImageTextLogits
 
-# How runs of these models are executed (benchmarks.running.execute looks for this name).
-TRAINING = ContrastiveTraining
+# For `benchmarks.forecast.cost`, which reads it without importing this module.
+ESTIMATORS = {"clip-vit-b16": "clip"}
 
 EVALUATION_BATCH = 512
 
@@ -37,7 +36,6 @@ class Clip(ImageTextLogits):
     towers : open_clip's `CLIP`.
     tokens : (K, T, L), the captions of K classes by T templates.
     micro_batch : rows encoded at a time in training, gradients as of the full batch; None: all.
-    warmup_steps : linear warm-up of the learning rate.
     ensemble : mix the fine-tuned weights with the zero-shot ones and measure that too.
     """
 
@@ -49,12 +47,11 @@ class Clip(ImageTextLogits):
         tokens: Tensor,
         *,
         micro_batch: int | None = None,
-        warmup_steps: int = 0,
         ensemble: bool = False,
     ):
         super().__init__(towers)
         self.register_buffer("tokens", tokens, persistent=False)
-        self.micro_batch, self.warmup_steps, self.ensemble = micro_batch, warmup_steps, ensemble
+        self.micro_batch, self.ensemble = micro_batch, ensemble
         self.head = None  # LP-FT sets it
 
     @property
@@ -124,7 +121,7 @@ def build_vit_b16(
     weights : a tag of open_clip, downloaded from its hub unless `local_weights` finds a file; the
         path of a file in open_clip's format; or ``random``, for measuring time and memory.
     gradient_checkpointing : recompute activations in the backward pass.
-    fine_tuning : `micro_batch`, `warmup_steps`, `ensemble`, see `Clip`.
+    fine_tuning : `micro_batch`, `ensemble`, see `Clip`.
     """
     require_captions(data, architecture)
     path = local_weights(architecture, weights)
@@ -199,7 +196,7 @@ def build_tiny(
         ),
     }
     build = partial(open_clip.CLIP, **config)
-    towers = pretraining.pretrained(
+    towers = clip_pretraining.pretrained(
         lambda tokens=before: Clip(build(), tokens), data, epochs=pretraining_epochs, config=config
     ).towers
     if gradient_checkpointing:

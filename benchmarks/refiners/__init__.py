@@ -2,19 +2,20 @@
 
 A refiner is a registered class, built once a run as ``Refiner(context, **settings)`` and called once
 a step with what the upstream made. No-aug, the controls, Soft-Augmentation, LP-A3 and every SAFLEX
-variant differ in nothing else.
+variant differ in nothing else, whether a classifier is trained or an image-text model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.data import Data
+from benchmarks.refiners.tasks import Classification
 from benchmarks.upstream import Augmented
 from saflex import Batch, soft_cross_entropy
 
@@ -25,6 +26,7 @@ class Context:
 
     Attributes
     ----------
+    task : books batches and makes the backward pass, see `benchmarks.refiners.tasks`.
     validation : draws a fresh validation batch (x, y), normalised, without touching other streams.
     seed : of the refiner's own random stream.
     epochs, steps_per_epoch : length of the run, for warm-ups.
@@ -34,7 +36,8 @@ class Context:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     data: Data
-    validation: Callable[[int], tuple[Tensor, Tensor]]
+    task: Classification
+    validation: Callable[[int], tuple[Any, Tensor]]
     seed: int
     epochs: int
     steps_per_epoch: int
@@ -43,22 +46,35 @@ class Context:
 
 
 class Refiner:
-    """Base of all refiners: a uniform batch, the mixture loss of Eq. (3), and nothing to remember."""
+    """Base of all refiners: a uniform batch, one loss, and nothing to remember.
+
+    Attributes
+    ----------
+    trains : False where nothing is trained (zero-shot).
+    divided : its weights are divided by the class weights of the labels as given already.
+    ties : what texts of one class are to each other in image-text training, see `ImageText.uniform`.
+    """
+
+    trains: ClassVar[bool] = True
+    divided: ClassVar[bool] = False
+    ties: str = "negatives"
 
     def __init__(self, context: Context):
         self.context = context
 
     def __call__(self, augmented: Augmented) -> Batch:
         """Give soft labels (B, K) and weights (B,) to the augmented batch."""
-        return Batch.uniform(augmented.x, augmented.y, self.context.data.num_classes)
+        return self.uniform(augmented.x, augmented.y)
 
-    def loss(self, model: nn.Module, clean: Batch | None, refined: Batch) -> Tensor:
-        """Loss of one step, Eq. (3): the clean batch with `clean_share`, the refined one with the rest."""
-        batch = mixture(clean, refined, self.context.clean_share)
-        targets = (
-            batch.y if self.context.class_weights is None else batch.y * self.context.class_weights
-        )
-        return soft_cross_entropy(model(batch.x), targets, batch.w)
+    def uniform(self, x: Any, y: Tensor) -> Batch:
+        """Book a batch that is not refined, such as the clean one."""
+        return self.context.task.uniform(x, y, ties=self.ties)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Loss of one step on the mixture of Eq. (3); a scalar, or (R,) for a stack of R models."""
+        if batch.w.ndim == 1:
+            return soft_cross_entropy(model(batch.x), batch.y, batch.w)
+        return torch.func.vmap(soft_cross_entropy)(model(batch.x), batch.y, batch.w)
 
     def begin_epoch(self, epoch: int) -> None:
         """Hear that an epoch (0, 1, ...) begins."""
@@ -73,14 +89,3 @@ class Refiner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a state that `state_dict` returned."""
-
-
-def mixture(clean: Batch | None, refined: Batch, share: float) -> Batch:
-    """Union of a clean and a refined batch (Eq. 3), the clean one's weights summing to `share`."""
-    if clean is None or share == 0:
-        return refined
-    return Batch(
-        torch.cat([clean.x, refined.x]),
-        torch.cat([clean.y, refined.y]),
-        torch.cat([share * clean.w, (1 - share) * refined.w]),
-    )

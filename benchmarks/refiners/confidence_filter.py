@@ -9,17 +9,19 @@ changed too little; to another, it lost its label. The rest is kept with its ups
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.refiners import Context, Refiner
 from benchmarks.registry import register
 from benchmarks.upstream import Augmented
-from saflex import Batch, soft_cross_entropy, soft_rows
+from saflex import Batch, soft_rows
 
 BATCH = 256
 
@@ -82,7 +84,12 @@ class ConfidenceFilter(Refiner):
     def _train(self) -> None:
         data, device = self.context.data, self.context.data.train.x.device
         like = self.context.optimizer
-        settings = {k: v for k, v in like.defaults.items() if k not in ("foreach", "capturable")}
+        taken = inspect.signature(type(like)).parameters  # AdamW's defaults hold more than it takes
+        settings = {
+            k: v
+            for k, v in like.defaults.items()
+            if k in taken and k not in ("foreach", "capturable")
+        }
         optimizer = type(like)(self.judge.parameters(), **settings)
         size = math.ceil(len(data.train) / self.context.steps_per_epoch)
         generator = torch.Generator().manual_seed(self.context.seed)
@@ -97,11 +104,8 @@ class ConfidenceFilter(Refiner):
                     group["lr"] = rate
                 order = torch.randperm(len(data.train), generator=generator).to(device)
                 for rows in order.split(size):
-                    clean = Batch.uniform(
-                        data.normalize(data.train.x[rows]), data.train.y[rows], data.num_classes
-                    )
-                    targets = clean.y if weights is None else clean.y * weights
-                    loss = soft_cross_entropy(self.judge(clean.x), targets, clean.w)
+                    x, y = data.normalize(data.train.x[rows]), data.train.y[rows]
+                    loss = cross_entropy(self.judge(x), y, weight=weights)
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from benchmarks.contrastive.tuners import ContrastiveTuner
 from benchmarks.errors import BenchmarkError
-from benchmarks.refiners import Context
+from benchmarks.refiners import Context, Refiner
+from benchmarks.refiners.image_text import require_towers
 from benchmarks.registry import register
 
 TIES = ("negatives", "share")
 
 
 @register("flyp")
-class Flyp(ContrastiveTuner):
+class Flyp(Refiner):
     """The pairs as they are, uniform weights.
 
     Parameters
@@ -22,6 +22,7 @@ class Flyp(ContrastiveTuner):
 
     def __init__(self, context: Context, *, ties: str = "negatives"):
         super().__init__(context)
+        require_towers(context.model)
         if ties not in TIES:
             raise BenchmarkError(f"flyp ties {ties!r}: expected one of {', '.join(TIES)}")
         self.ties = ties

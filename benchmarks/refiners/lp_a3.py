@@ -240,19 +240,19 @@ class LPA3(Refiner):
                 delta = (delta + size.view(-1, 1, 1, 1) * direction).clamp(low, high)
         return (x + delta).detach()
 
-    def loss(self, model: nn.Module, clean: Batch | None, refined: Batch) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Task loss, plus the weighted adversarial loss after the warm-up."""
-        task = super().loss(model, clean, refined)
+        task = super().loss(model, batch)
         if self.adversarial is None:
             return task
-        batch, predicted = self.adversarial
-        logits = self.norms.logits(batch.x)
-        per_sample = -(batch.y * log_softmax(logits, 1)).sum(1)
+        made, predicted = self.adversarial
+        logits = self.norms.logits(made.x)
+        per_sample = -(made.y * log_softmax(logits, 1)).sum(1)
         if self.context.class_weights is not None:
-            per_sample = per_sample * (batch.y @ self.context.class_weights)
+            per_sample = per_sample * (made.y @ self.context.class_weights)
         with torch.no_grad():
             self.sums[1] += (logits.argmax(1) != predicted).float().mean()
-        return task + self.weight * (batch.w * per_sample).sum()
+        return task + self.weight * (made.w * per_sample).sum()
 
     def _remember(self, index: Tensor, log_p: Tensor) -> Tensor:
         """Update the memory of the batch's rows; the samples (B,) selected are those before it."""

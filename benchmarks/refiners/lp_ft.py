@@ -9,21 +9,18 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch import nn
 
-from benchmarks.contrastive.tuners import ContrastiveTuner
-from benchmarks.refiners import Context
+from benchmarks.refiners import Context, Refiner
+from benchmarks.refiners.image_text import require_towers
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
-from saflex import Batch, soft_cross_entropy
 
 # A class without training rows gets this much less than the lowest fitted intercept.
 ABSENT_MARGIN = 10.0
 
 
 @register("lp-ft")
-class LpFt(ContrastiveTuner):
+class LpFt(Refiner):
     """Cross-entropy on a linear head over normalised image features; the text tower is not used.
 
     The head starts as the zero-shot head, which is its end of weight ensembling (Wortsman et al.
@@ -36,8 +33,6 @@ class LpFt(ContrastiveTuner):
     iterations : limit of the solver.
     """
 
-    reads_texts = False
-
     def __init__(
         self,
         context: Context,
@@ -46,6 +41,7 @@ class LpFt(ContrastiveTuner):
         iterations: int = 300,
     ):
         super().__init__(context)
+        require_towers(context.model)
         self.strengths, self.iterations = tuple(strengths), iterations
         model = context.model
         with torch.no_grad():
@@ -79,19 +75,6 @@ class LpFt(ContrastiveTuner):
                 best = accuracy
                 self.probe = {"probe_strength": strength, "probe_val_accuracy": accuracy}
                 self._set_head(fitted, scale)
-
-    def unrefined(self, x: Any, y: Tensor) -> Batch:
-        return Batch.uniform(x, y, self.context.data.num_classes)
-
-    def objective(self, image: Tensor, text: Tensor | None, batch: Batch) -> Tensor:
-        weight, bias = self.head()
-        return soft_cross_entropy(linear(image.float(), weight, bias), batch.y, batch.w)
-
-    def head(self) -> tuple[Tensor, Tensor | None]:
-        return self.context.model.head.weight, self.context.model.head.bias
-
-    def __call__(self, augmented: Augmented) -> Batch:
-        return self.unrefined(augmented.x, augmented.y)
 
     def diagnostics(self) -> dict[str, float]:
         return dict(self.probe)

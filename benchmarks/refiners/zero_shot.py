@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks.contrastive.tuners import ContrastiveTuner
+from benchmarks.refiners import Context, Refiner
+from benchmarks.refiners.image_text import require_towers
 from benchmarks.registry import register
 
 
 @register("zero-shot")
-class ZeroShot(ContrastiveTuner):
+class ZeroShot(Refiner):
     """Leave the pre-trained model as it is."""
 
     trains = False
+
+    def __init__(self, context: Context):
+        super().__init__(context)
+        require_towers(context.model)

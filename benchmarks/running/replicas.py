@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.refiners import Context, Refiner
 from benchmarks.refiners.saflex import SaflexRefiner
+from benchmarks.refiners.tasks import Classification
 from benchmarks.refiners.uniform import Uniform
-from benchmarks.running.stacked import Stack, StackedLog, signature, stack_refinement
-from benchmarks.train import LOSS_CHECK, NonFiniteLoss, Training, _build, build_optimizer
+from benchmarks.running.stacked import Stack, StackedLog, StackedTask, signature, stack_refinement
+from benchmarks.train import NonFiniteLoss, Training, _build, build_optimizer
 from benchmarks.upstream import Augmented
-from saflex import Batch, soft_cross_entropy
+from saflex import Batch
 
 # Bytes of stacked parameters; gradients, moments and tangents take four times as much again.
 LARGEST_STACK = {"cpu": 2**28, "cuda": 2**31}
@@ -47,67 +47,34 @@ class Replicas(Training):
         self.runs, self.failed = runs, {}
         self.spec, self.data, self.recipe = first.spec, first.data, first.recipe
         self.device, self.train, self.clock = first.device, first.train, first.clock
+        self.upstream, self.ensemble, self.length = first.upstream, None, first.length
         self.model = Stack([run.model for run in runs])
         self.optimizer = build_optimizer(self.model, self.recipe)
+        self.task = StackedTask(self.model, self.data, self._autocast)
         self.refiner: Refiner = _build("refiners", self.spec.settings.refiner, self._context())
         self.log: StackedLog | None = None
         if isinstance(self.refiner, SaflexRefiner):
             self.log = stack_refinement(self.refiner.refine, len(runs))
         for run in runs:
-            run.refiner = _Share()
+            run.refiner = _Share(run.refiner.context)
         self.epoch = self.step_in_epoch = self.steps = 0
         self.losses: list[Tensor] = []
         self.seconds = defaultdict(float)
         torch.manual_seed(self._seed("dropout"))
 
-    def step(self, index: Tensor) -> None:
-        """One step of every run on its own training rows, index (B, R)."""
-        with self._timed("upstream"):
-            augmented, clean = self._upstream(index)
-        with self._timed("refine"), self._autocast():
-            refined = self.refiner(augmented)
-        with self._timed("step"):
-            with self._autocast():
-                losses = self._losses(clean, refined)
-            self.optimizer.zero_grad()
-            # The gradient of a sum: each model gets that of its own loss.
-            losses.sum().backward()
-            self.optimizer.step()
-        self.steps += 1
-        self.seen = augmented, refined
-        self.losses.append(losses.detach())
-        if len(self.losses) >= LOSS_CHECK:
-            self._check_losses()
-
-    def _upstream(self, index: Tensor) -> tuple[Augmented, Batch | None]:
-        x, y, parts = [], [], []
-        for run, rows in zip(self.runs, index.unbind(1), strict=True):
-            x.append(run.train.x[rows])
-            y.append(run.train.y[rows])
-            parts.append(run.upstream(x[-1], y[-1], run.generators["upstream"]))
-        augmented = Augmented(
-            x=torch.stack([part.x for part in parts]),
-            y=torch.stack([part.y for part in parts]),
-            index=index.T,
+    def _inputs(self, index: Tensor) -> tuple[Batch | None, Augmented]:
+        """Stack what each run makes of its own training rows, index (B, R)."""
+        cleans, parts = zip(
+            *(run._inputs(i) for run, i in zip(self.runs, index.unbind(1), strict=True)),
+            strict=True,
         )
-        clean = None
-        if self.spec.settings.clean_share > 0:
-            inputs = self.data.normalize(torch.stack(x))
-            clean = Batch.uniform(inputs, torch.stack(y), self.data.num_classes)
-        return augmented, clean
-
-    def _losses(self, clean: Batch | None, refined: Batch) -> Tensor:
-        """Eq. (3) for each model (R,): `Refiner.loss` of a stack."""
-        batch, share = refined, self.spec.settings.clean_share
-        if clean is not None:
-            batch = Batch(
-                torch.cat([clean.x, refined.x], 1),
-                torch.cat([clean.y, refined.y], 1),
-                torch.cat([share * clean.w, (1 - share) * refined.w], 1),
-            )
-        weights = self.refiner.context.class_weights
-        targets = batch.y if weights is None else batch.y * weights
-        return vmap(soft_cross_entropy)(self.model(batch.x), targets, batch.w)
+        augmented = Augmented(
+            **{name: torch.stack([getattr(part, name) for part in parts]) for name in "xy"},
+            index=torch.stack([part.index for part in parts]),
+        )
+        if cleans[0] is None:
+            return None, augmented
+        return Batch(*(torch.stack(part) for part in zip(*cleans, strict=True))), augmented
 
     def _check_losses(self) -> None:
         if not self.losses:
@@ -150,6 +117,7 @@ class Replicas(Training):
     def _order(self) -> Tensor:
         for run in self.runs:
             run.epoch = self.epoch
+            run.upstream.begin_epoch(self.epoch, self.recipe.epochs)
         return torch.stack([run._order() for run in self.runs], 1)
 
     def _context(self) -> Context:
@@ -166,6 +134,7 @@ class Replicas(Training):
             model=self.model,
             optimizer=self.optimizer,
             data=self.data,
+            task=self.task,
             validation=validation,
             seed=own[0].seed,
             epochs=own[0].epochs,
@@ -205,19 +174,13 @@ class Replicas(Training):
         self.seconds = defaultdict(float, state["seconds"])
 
 
-class _Share:
-    """What a run in a stack keeps of its refiner: its own diagnostics."""
+class _Share(Refiner):
+    """What a run in a stack keeps of its refiner: the clean batch and its own diagnostics."""
 
     values: dict[str, float] = {}
 
     def diagnostics(self) -> dict[str, float]:
         return self.values
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take up: the stack's refiner has it."""
 
 
 def stacks(runs: Iterable[Training]) -> Iterator[list[Training]]:
@@ -261,14 +224,16 @@ def results(training: Training) -> Iterator[tuple[Training, str, dict[str, float
 
 def obstacle(run: Training) -> str:
     """Say why a run must be trained alone; empty if it need not."""
-    if type(run) is not Training:
-        return f"its model brings its own loop, {type(run).__name__}"
+    if type(run.task) is not Classification:
+        return "pairs of images and texts are not stacked"
     if not isinstance(run.refiner, Uniform | SaflexRefiner):
         return f"refiner {run.spec.settings.refiner.name} is not made for a stack"
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in run.model.modules()):
         return "batch normalisation keeps running statistics"
     if isinstance(run.refiner, SaflexRefiner):
         settings = run.refiner.refine.settings
+        if run.class_weights is not None:
+            return "class weights differ between the seeds, and SAFLEX takes one set"
         if settings.estimator != "forward-mode":
             # One step length for a whole stack: a diverged model would spoil the others.
             return f"estimator {settings.estimator} does not keep stacked models apart"

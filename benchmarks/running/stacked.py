@@ -7,13 +7,15 @@ model that optimisers and the functions of `saflex` treat like any other.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from benchmarks.refiners.tasks import Classification
 from saflex import Saflex
-from saflex.diagnostics import StepLog
 from saflex.direction import ValidationDirection
 from saflex.gradient import Tangent
 
@@ -66,6 +68,12 @@ class Stack(nn.Module):
         return functional_call(self.template, (parameters, buffers), (x,))
 
 
+class StackedTask(Classification):
+    """Classification by a stack: the refiner is told that its rows belong to R models."""
+
+    saflex = staticmethod(partial(Saflex, layout="stack"))
+
+
 class Dropout(nn.Module):
     """`nn.Dropout` with masks cut from 64-bit random words: four decisions a draw, half the time.
 
@@ -105,15 +113,14 @@ def _padded(tensors: list[Tensor]) -> Tensor:
 def stack_refinement(refine: Saflex, size: int) -> StackedLog:
     """Make the refinement of a stack keep its models apart; return the log of each.
 
-    Algorithm 1 is the same code for a stack. What is not is its bookkeeping: one model's gradient
-    that is not finite must not end the others, and diagnostics belong to a model.
+    Algorithm 1 is the same code for a stack, diagnostics included. What is not is the gradient:
+    one model's that is not finite must not end the others.
     """
     old = refine.direction
     refine.direction = StackedDirection(
         old.model, old.source, old.settings, optimizer=old.optimizer, loss=old.loss
     )
-    refine._log = StackedLog(refine.direction, size)
-    return refine._log
+    return StackedLog(refine, refine.direction, size)
 
 
 class StackedDirection(ValidationDirection):
@@ -126,40 +133,28 @@ class StackedDirection(ValidationDirection):
 
     broken: Tensor | None = None
 
-    def _batch_gradient(self, device: torch.device) -> Tangent:
-        g = super()._batch_gradient(device)
+    def batch_gradient(self) -> Tangent:
+        g = super().batch_gradient()
         finite = torch.stack([v.flatten(1).isfinite().all(1) for v in g.values()]).all(0)
         self.broken = ~finite if self.broken is None else self.broken | ~finite
         return {n: v.where(finite.view(-1, *[1] * (v.ndim - 1)), 0.0) for n, v in g.items()}
 
+    def norm_of(self, g: Tangent) -> Tensor:
+        squares = [v.flatten(1).square().sum(1) for v in g.values()]
+        return torch.stack([s.to(squares[0]) for s in squares]).sum(0).sqrt()
 
-class StackedLog(StepLog):
-    """The means of `StepLog` for each model of a stack."""
 
-    def __init__(self, direction: StackedDirection, size: int) -> None:
-        self.direction, self.size = direction, size
-        super().__init__()
+@dataclass(frozen=True)
+class StackedLog:
+    """The diagnostics of each of the `size` models of a stack, and its direction."""
 
-    def record(self, *, gradient_norm: Tensor, **values: Tensor) -> None:
-        squares = [g.flatten(1).square().sum(1) for g in self.direction.gradient.values()]
-        norms = torch.stack([s.to(squares[0]) for s in squares]).sum(0).sqrt()
-
-        def one(gradient_norm: Tensor, values: dict[str, Tensor]) -> Tensor:
-            log = StepLog()
-            log.record(gradient_norm=gradient_norm, **values)
-            return log._sum
-
-        total = vmap(one)(norms, values)
-        self._sum = total if self._sum is None else self._sum + total
-        self._steps += 1
+    refine: Saflex
+    direction: StackedDirection
+    size: int
 
     def each(self, *, reset: bool) -> list[dict[str, float]]:
         """Means per model over the refinements since the last reset."""
-        found = []
-        for row in self._sum if self._sum is not None else [None] * self.size:
-            log = StepLog()
-            log._sum, log._steps = row, self._steps
-            found.append(log.means())
+        found = self.refine.log.each()
         if reset:
-            self.reset()
-        return found
+            self.refine.log.reset()
+        return found if len(found) == self.size else found * self.size  # not begun: all the same

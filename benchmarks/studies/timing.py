@@ -94,14 +94,13 @@ def measure(
 def _started(spec: RunSpec, device: str) -> Training:
     """Build a run that goes on for ever, past any warm-up of its refiner's and without evaluations."""
     from benchmarks.running import execute
+    from benchmarks.train import Training
 
     recipe = spec.settings.recipe.model_copy(
         update={"epochs": 2 * UNENDING, "evaluate_every": 2 * UNENDING}
     )
     settings = spec.settings.model_copy(update={"recipe": recipe})
-    run = execute.training_class(spec)(
-        spec.model_copy(update={"settings": settings}), execute.load_data(spec, device)
-    )
+    run = Training(spec.model_copy(update={"settings": settings}), execute.load_data(spec, device))
     run.epoch = UNENDING
     return run
 

@@ -28,3 +28,10 @@ class Augmented:
     y: Tensor
     visibility: Tensor | None = None
     index: Tensor | None = None
+
+
+class Upstream:
+    """Base of all upstreams."""
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Hear that an epoch (0, 1, ...) of `epochs` begins, or goes on after a resume."""

@@ -2,41 +2,81 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
+from benchmarks.upstream import Augmented, Upstream
 
 TRIES = 100  # offsets drawn before 0 is taken, as in Soft-Augmentation's code
 
 
+class _Crop(Upstream):
+    """Normalise images and mirror every other one, where the data set's classes bear it."""
+
+    def __init__(self, data: Data, name: str, flip: bool | None):
+        if data.kind != "image":
+            raise BenchmarkError(f"{name} crops images; {data.name} is {data.kind}")
+        self.flip, self.normalize = data.mirrors if flip is None else flip, data.normalize
+
+    def mirrored(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Flip each image (B, C, H, W) left for right with probability one half."""
+        if not self.flip:
+            return x
+        chosen = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+        return torch.where(chosen[:, None, None, None], x.flip(-1), x)
+
+
 @register("crop")
-class Crop:
+class Crop(_Crop):
     """Shift the frame by whole pixels drawn from a Gaussian (Soft-Augmentation, Liu et al. 2023).
 
     Per axis the offset is int(N(0, sigma x side)), redrawn while it lies beyond the side. What the
-    frame shows outside the image is a constant of each channel, 0.01 N(0, 1) after normalising.
+    frame shows outside the image is a constant of each channel, 0.01 N(0, 1) after normalising. As in
+    the authors' code the last epochs go without crop, so that training ends on whole images.
 
     Parameters
     ----------
     sigma : standard deviation of the offset in image sides.
     background : scale of the constant outside the image, in normalised units.
+    whole : share of the epochs, at the end, without crop, rounded up to an epoch; the source has 20
+        of 500.
+    flip : mirror every other image; None: where the data set's classes bear it (`Data.mirrors`).
     """
 
-    def __init__(self, data: Data, *, sigma: float = 0.375, background: float = 0.01):
-        _require_images(data, "crop")
+    def __init__(
+        self,
+        data: Data,
+        *,
+        sigma: float = 0.375,
+        background: float = 0.01,
+        whole: float = 0.04,
+        flip: bool | None = None,
+    ):
+        super().__init__(data, "crop", flip)
         if sigma < 0:
             raise BenchmarkError(f"crop sigma {sigma} is negative")
-        self.sigma, self.background, self.normalize = sigma, background, data.normalize
+        if not 0 <= whole <= 1:
+            raise BenchmarkError(f"crop whole={whole}: expected a share of the epochs in [0, 1]")
+        self.sigma, self.background, self.whole = sigma, background, whole
+        self.cropping = True
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Crop until the last epochs; as in the source the first twentieth is always cropped."""
+        last = math.ceil(round(self.whole * epochs, 6))
+        self.cropping = epoch < max(0.05 * epochs, epochs - last)
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Augmented:
-        images = self.normalize(x)
+        images = self.mirrored(self.normalize(x), generator)
         b, channels, h, w = images.shape
         dy, dx = self.draw_offsets(b, h, generator), self.draw_offsets(b, w, generator)
         colour = torch.randn(b, channels, 1, 1, generator=generator, device=x.device)
+        if not self.cropping:
+            dy, dx = torch.zeros_like(dy), torch.zeros_like(dx)
         cropped = shifted(images, dy, dx, background=self.background * colour)
         return Augmented(x=cropped, y=y, visibility=visibility(dy, dx, h, w))
 
@@ -51,19 +91,21 @@ class Crop:
 
 
 @register("pad-crop")
-class PadCrop:
+class PadCrop(_Crop):
     """Pad with black and crop back to size at a uniform offset (torchvision's ``RandomCrop``).
 
     Parameters
     ----------
     padding : pixels on each side; 4 is common for 32-pixel images.
+    flip : as for `Crop`.
     """
 
-    def __init__(self, data: Data, *, padding: int = 4):
-        _require_images(data, "pad-crop")
-        self.padding, self.normalize = padding, data.normalize
+    def __init__(self, data: Data, *, padding: int = 4, flip: bool | None = None):
+        super().__init__(data, "pad-crop", flip)
+        self.padding = padding
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Augmented:
+        x = self.mirrored(x, generator)
         b, _, h, w = x.shape
         dy, dx = torch.randint(
             -self.padding, self.padding + 1, (2, b), generator=generator, device=x.device
@@ -94,8 +136,3 @@ def shifted(x: Tensor, dy: Tensor, dx: Tensor, *, background: Tensor) -> Tensor:
 def visibility(dy: Tensor, dx: Tensor, h: int, w: int) -> Tensor:
     """Share (B,) in [0, 1] of each image that its crop still shows."""
     return (h - dy.abs()) * (w - dx.abs()) / (h * w)
-
-
-def _require_images(data: Data, name: str) -> None:
-    if data.kind != "image":
-        raise BenchmarkError(f"{name} crops images; {data.name} is {data.kind}")

@@ -8,11 +8,11 @@ from torch import Tensor
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
+from benchmarks.upstream import Augmented, Upstream
 
 
 @register("cutmix")
-class TabularCutMix:
+class TabularCutMix(Upstream):
     """Replace each feature, independently with a probability, by the value of a permuted row.
 
     The label is kept (protocol, Table 2). A missing value travels with its feature.

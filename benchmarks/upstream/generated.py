@@ -11,10 +11,10 @@ from benchmarks.datasets import image_files
 from benchmarks.errors import BenchmarkError
 from benchmarks.generate import manifest as manifests
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
+from benchmarks.upstream import Augmented, Upstream
 
 
-class FixedSet:
+class FixedSet(Upstream):
     """Serve a fixed set of N images, each step a draw without replacement.
 
     The augmented batch is as large as the clean one, or N where there are fewer. `Augmented.index`
@@ -23,6 +23,7 @@ class FixedSet:
     Attributes
     ----------
     x, y : raw inputs (N, ...) and upstream labels (N,).
+    rows : what a pass over the set goes through, indices below N; an image may be there several times.
     """
 
     def __init__(self, data: Data, x: Tensor, y: Tensor):
@@ -33,10 +34,11 @@ class FixedSet:
             )
         device = data.train.x.device
         self.normalize, self.x, self.y = data.normalize, x.to(device), y.to(device)
+        self.rows = torch.arange(len(y), device=device)
 
     def __call__(self, x: Tensor, y: Tensor, generator: torch.Generator) -> Augmented:
-        order = torch.randperm(len(self.y), generator=generator, device=self.x.device)
-        chosen = order[: len(y)]
+        order = torch.randperm(len(self.rows), generator=generator, device=self.x.device)
+        chosen = self.rows[order[: len(y)]]
         return Augmented(x=self.normalize(self.x[chosen]), y=self.y[chosen], index=chosen)
 
 
@@ -75,6 +77,23 @@ class Generated(FixedSet):
 
             x = frozen_features.features(x, trunk)
         super().__init__(data, x, torch.tensor([entry.label for entry in self.manifest.images]))
+        if data.extra is not None:
+            wanted = torch.bincount(data.extra.y, minlength=data.num_classes)
+            self.rows = repeated(self.y, wanted.to(self.y.device))
+
+
+def repeated(labels: Tensor, wanted: Tensor) -> Tensor:
+    """Indices of all images, those of a class with fewer than `wanted` (K,) of them again and again.
+
+    ALIA adds as many images as the extra set has of each class, and has 50 a class by Text2Img: where
+    that is too few it draws with replacement. Here each is repeated as often as any other, plus one.
+    """
+    rows = []
+    for label in range(len(wanted)):
+        own = (labels == label).nonzero()[:, 0]
+        count = max(len(own), int(wanted[label])) if len(own) else 0
+        rows.append(own.repeat(-(-count // max(len(own), 1)))[:count])
+    return torch.cat(rows).sort().values
 
 
 @register("extra-real")

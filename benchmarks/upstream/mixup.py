@@ -10,11 +10,11 @@ from torch.nn.functional import one_hot
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
+from benchmarks.upstream import Augmented, Upstream
 
 
 @register("mixup")
-class Mixup:
+class Mixup(Upstream):
     """Mix each image and its label with those of a permuted partner, by one share a batch.
 
     Parameters

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from benchmarks.data import Data
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
+from benchmarks.upstream import Augmented, Upstream
 
 
 @register("none")
-class NoAugmentation:
+class NoAugmentation(Upstream):
     """Give back the clean batch, normalised."""
 
     def __init__(self, data: Data):

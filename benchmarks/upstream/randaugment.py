@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F2
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
+from benchmarks.upstream import Augmented, Upstream
 
 # Magnitudes at the first and the last bin, and whether a fair coin negates them. Translations are
 # in shares of the side, posterize in bits.
@@ -40,7 +40,7 @@ OPERATIONS = tuple(MAGNITUDES)
 
 
 @register("randaugment")
-class RandAugment:
+class RandAugment(Upstream):
     """Apply `num_ops` operations to each image, drawn uniformly from 14, at one magnitude.
 
     Interpolation is nearest, what comes from outside is black, as torchvision's defaults.

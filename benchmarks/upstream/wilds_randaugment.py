@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
 from benchmarks.registry import register
-from benchmarks.upstream import Augmented
+from benchmarks.upstream import Augmented, Upstream
 
 GREY = (125, 123, 114)
 LARGEST_CUTOUT = 0.5  # of the width
@@ -52,7 +52,7 @@ OPERATIONS = tuple(POOL)
 
 
 @register("wilds-randaugment")
-class WildsRandAugment:
+class WildsRandAugment(Upstream):
     """Augment every image on its own; labels are kept.
 
     Parameters

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.contrastive.data import ImageTextData, Pretraining
 from benchmarks.data import Split
+from benchmarks.datasets.image_text import ImageTextData, Pretraining
 from benchmarks.models.clip import Clip, build_tiny
 from benchmarks.spec import Component, Recipe, RunSpec, Settings
 
@@ -76,7 +76,7 @@ def spec(
 ) -> RunSpec:
     """A specification of a short contrastive run."""
     tiny = {"width": 32, "layers": 1, "patch": 7, "pretraining_epochs": 0}
-    recipe = {"epochs": 2, "batch_size": 16, "schedule": "cosine", "lr": 1e-3, **recipe}
+    recipe = {"epochs": 2, "batch_size": 16, "schedule": "cosine-steps", "lr": 1e-3, **recipe}
     return RunSpec(
         suite="test",
         table="test",

@@ -43,6 +43,7 @@ def spec(
     clean_share: float = 0.5,
     metric: str = "accuracy",
     dataset: str = "blobs",
+    train_on: str = "train",
     **recipe: Any,
 ) -> RunSpec:
     """A specification of a short run."""
@@ -63,5 +64,6 @@ def spec(
             refiner=Component(name=refiner, settings=settings or {}),
             recipe=Recipe(**recipe),
             clean_share=clean_share,
+            train_on=train_on,
         ),
     )

@@ -10,6 +10,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.models.tabular import build_mlp
 from benchmarks.refiners import Context
 from benchmarks.refiners.confidence_filter import ConfidenceFilter
+from benchmarks.refiners.tasks import Classification
 from benchmarks.upstream import Augmented
 
 
@@ -21,6 +22,7 @@ def context(**changes) -> Context:
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         "data": data,
+        "task": Classification(model, data),
         "validation": None,
         "seed": 3,
         "epochs": 20,

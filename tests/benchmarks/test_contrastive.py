@@ -6,15 +6,16 @@ import copy
 
 import numpy as np
 import pytest
+import small_runs
 import torch
 from image_text_runs import clip, pairs, spec, squares
 
 from benchmarks import suite
-from benchmarks.contrastive.evaluation import measure
-from benchmarks.contrastive.training import ContrastiveTraining
-from benchmarks.contrastive.tuners import ContrastiveSaflexTuner, ContrastiveTuner
 from benchmarks.data import Data
+from benchmarks.datasets.image_text import measure
 from benchmarks.errors import BenchmarkError
+from benchmarks.refiners.image_text import ImageText
+from benchmarks.refiners.tasks import Classification
 from benchmarks.running import execute
 from benchmarks.train import Training
 from saflex import ContrastiveSaflex, gradient_products, validation_gradient
@@ -26,8 +27,8 @@ def data():
     return squares()
 
 
-def trained(data, **settings) -> ContrastiveTraining:
-    training = ContrastiveTraining(spec(**settings), data)
+def trained(data, **settings) -> Training:
+    training = Training(spec(**settings), data)
     training.run()
     return training
 
@@ -96,22 +97,15 @@ def test_tied_captions_are_one_proxy_class(data):
 
 @pytest.mark.parametrize("upstream", ["none", "wilds-randaugment"])
 @pytest.mark.parametrize(
-    ("refiner", "tuner"),
-    [
-        ("uniform", ContrastiveTuner),
-        ("weights-only", ContrastiveSaflexTuner),
-        ("saflex-printed", ContrastiveSaflexTuner),
-        ("saflex-derived", ContrastiveSaflexTuner),
-        ("saflex", ContrastiveSaflexTuner),
-    ],
+    "refiner", ["uniform", "weights-only", "saflex-printed", "saflex-derived", "saflex"]
 )
-def test_rows_of_the_other_tables_have_a_contrastive_form(data, refiner, tuner, upstream):
-    training = ContrastiveTraining(
-        spec(refiner=refiner, upstream=upstream, clean_share=0.5, epochs=1), data
-    )
+def test_rows_of_the_other_tables_train_image_text_models_too(data, refiner, upstream):
+    training = Training(spec(refiner=refiner, upstream=upstream, clean_share=0.5, epochs=1), data)
     before = copy.deepcopy(training.model.state_dict())
     training.run()
-    assert type(training.refiner) is tuner
+    assert isinstance(training.task, ImageText)
+    if refiner != "uniform":
+        assert isinstance(training.refiner.refine, ContrastiveSaflex)
     assert training.steps == 3
     assert all(np.isfinite(v) for v in training.last.values())
     changed = [n for n, v in training.model.state_dict().items() if not torch.equal(v, before[n])]
@@ -121,7 +115,7 @@ def test_rows_of_the_other_tables_have_a_contrastive_form(data, refiner, tuner, 
 
 
 def test_settings_of_a_saflex_row_reach_the_library(data):
-    training = ContrastiveTraining(
+    training = Training(
         spec(refiner="saflex-derived", settings={"tau": 0.1, "refresh_every": 3}), data
     )
     settings = training.refiner.refine.settings
@@ -129,7 +123,7 @@ def test_settings_of_a_saflex_row_reach_the_library(data):
 
 
 def test_weights_only_keeps_the_labels_of_the_pairs(data):
-    training = ContrastiveTraining(spec(refiner="weights-only", epochs=1), data)
+    training = Training(spec(refiner="weights-only", epochs=1), data)
     training.run(after_step=lambda t: setattr(t, "kept", t.seen))
     augmented, refined = training.kept
     assert torch.equal(refined.y, caption_rows(augmented.y))
@@ -148,13 +142,13 @@ def test_clean_share_mixes_the_two_losses(data):
 
 
 def test_training_on_validation_too_uses_its_rows(data):
-    training = ContrastiveTraining(spec(train_on="train+validation"), data)
+    training = Training(spec(train_on="train+validation"), data)
     assert len(training.train) == len(data.train) + len(data.validation)
-    assert training.steps_per_epoch == 5
+    assert training.steps_per_epoch == 3  # as many as without them
 
 
 def test_learning_happens(data):
-    before = ContrastiveTraining(spec(), data).measure()
+    before = Training(spec(), data).measure()
     after = trained(data, epochs=20).last
     assert after["id_test/accuracy"] > 0.9 > before["id_test/accuracy"]
 
@@ -182,8 +176,8 @@ def test_a_resumed_run_is_bit_identical(data, tmp_path, refiner, stop_after):
             raise Stop
 
     with pytest.raises(Stop):
-        ContrastiveTraining(spec(**run), data).run(after_step=stop)
-    resumed = ContrastiveTraining(spec(**run), data)
+        Training(spec(**run), data).run(after_step=stop)
+    resumed = Training(spec(**run), data)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     resumed.run()
     for name, value in whole.model.state_dict().items():
@@ -197,9 +191,7 @@ def test_methods_see_the_same_augmented_images(data):
     seen = []
     for refiner in ("flyp", "saflex"):
         first = []
-        training = ContrastiveTraining(
-            spec(refiner=refiner, upstream="wilds-randaugment", epochs=1), data
-        )
+        training = Training(spec(refiner=refiner, upstream="wilds-randaugment", epochs=1), data)
         training.run(after_step=lambda t, first=first: first.append(t.seen[0]))
         seen.append(first)
     for a, b in zip(*seen, strict=True):
@@ -223,13 +215,12 @@ def test_data_without_captions_are_refused(data):
         kind="image",
     )
     with pytest.raises(BenchmarkError, match="has none: use iwildcam-wilds"):
-        ContrastiveTraining(spec(), plain)
+        Training(spec(), plain)
 
 
-def test_the_model_decides_the_loop(data):
-    assert execute.training_class(spec()) is ContrastiveTraining
-    tabular = suite.plan(suite.load("demo"))[0]
-    assert execute.training_class(tabular) is Training
+def test_the_model_decides_the_task(data):
+    assert type(Training(spec(), data).task) is ImageText
+    assert type(Training(small_runs.spec(), small_runs.blobs()).task) is Classification
 
 
 @pytest.mark.data
@@ -237,7 +228,7 @@ def test_the_model_decides_the_loop(data):
 def test_a_real_run_becomes_a_record_with_both_splits(tmp_path, monkeypatch):
     monkeypatch.setenv("SAFLEX_HOME", str(tmp_path))
     plan = suite.plan(suite.load("cpu"), table="4")
-    chosen = next(run for run in plan if run.refiner == "saflex")
+    chosen = next(run for run in plan if run.row == "saflex")
     content = chosen.model_dump()
     content["settings"]["recipe"] |= {"epochs": 1, "evaluate_every": 1}
     content["settings"]["dataset"]["settings"] |= {"pretraining": 256, "limit": 256}

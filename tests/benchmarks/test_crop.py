@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -93,6 +94,51 @@ def test_pad_crop_offsets_are_uniform():
     counts = torch.bincount(bright)
     assert (counts > 0).sum() == 81
     assert chisquare(counts[counts > 0].numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("epochs", "cropped"),
+    # The source: 480 of 500. Ours rounds up to a whole epoch, and a run of one epoch is cropped.
+    [(500, 480), (100, 96), (60, 57), (10, 9), (2, 1), (1, 1)],
+)
+def test_the_last_epochs_show_whole_images(epochs, cropped):
+    data = stripes(side=16)
+    x, y = data.train.x[:32], data.train.y[:32]
+    upstream = Crop(data)
+    for epoch in (0, cropped - 1, cropped, epochs - 1, 0):  # in any order: a resumed run too
+        upstream.begin_epoch(epoch, epochs)
+        out = upstream(x, y, generator(epoch))
+        if epoch < cropped:
+            assert out.visibility.min() < 0.9
+        elif epoch < epochs:
+            assert torch.equal(out.x, data.normalize(x))
+            assert (out.visibility == 1).all()
+
+
+def test_an_epoch_without_crop_draws_as_much_as_any_other():
+    data = stripes(side=16)
+    upstream, states = Crop(data), []
+    for epoch in (0, 99):
+        upstream.begin_epoch(epoch, 100)
+        drawn = generator()
+        upstream(data.train.x, data.train.y, drawn)
+        states.append(drawn.get_state())
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("upstream", [Crop, PadCrop])
+def test_half_of_the_images_are_mirrored_where_the_classes_bear_it(upstream):
+    data = stripes(side=16)
+    setting = {"sigma": 0.0} if upstream is Crop else {"padding": 0}
+    x = data.train.x[:1].expand(2000, -1, -1, -1)
+    plain, flipped = data.normalize(data.train.x[0]), data.normalize(data.train.x[0].flip(-1))
+    y = torch.zeros(2000, dtype=torch.long)
+    out = upstream(replace(data, mirrors=True), **setting)(x, y, generator()).x
+    mirrored = torch.tensor([torch.equal(one, flipped) for one in out])
+    kept = torch.tensor([torch.equal(one, plain) for one in out])
+    assert (mirrored ^ kept).all()
+    assert 900 < mirrored.sum() < 1100
+    assert torch.equal(upstream(data, **setting)(x, y, generator()).x, data.normalize(x))
 
 
 @pytest.mark.parametrize("upstream", [Crop, PadCrop])

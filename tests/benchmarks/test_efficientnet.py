@@ -168,6 +168,7 @@ def test_pretrained_network_learns_in_a_few_steps_of_fine_tuning(tmp_path, monke
     from benchmarks.datasets.image_files import decoded
     from benchmarks.refiners import Context
     from benchmarks.refiners.saflex import Recommended
+    from benchmarks.refiners.tasks import Classification
     from benchmarks.upstream import Augmented
 
     listed = cub.index().splits["train"]
@@ -186,6 +187,7 @@ def test_pretrained_network_learns_in_a_few_steps_of_fine_tuning(tmp_path, monke
             model=model,
             optimizer=optimizer,
             data=data,
+            task=Classification(model, data),
             validation=lambda size: (data.normalize(x), y),
             seed=0,
             epochs=1,
@@ -196,7 +198,7 @@ def test_pretrained_network_learns_in_a_few_steps_of_fine_tuning(tmp_path, monke
     for _ in range(4):
         batch = refiner(Augmented(x=data.normalize(x), y=y))
         model.train()
-        loss = refiner.loss(model, None, batch)
+        loss = refiner.loss(model, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from image_text_runs import spec, squares
 
-from benchmarks.contrastive import ensembling
-from benchmarks.contrastive.training import ContrastiveTraining
+from benchmarks.models import ensembling
+from benchmarks.train import Training
 
 
 @pytest.fixture(scope="module")
@@ -17,16 +17,16 @@ def data():
 
 @pytest.fixture(scope="module")
 def run(data):
-    training = ContrastiveTraining(spec(model={"ensemble": True}, epochs=4), data)
+    training = Training(spec(model={"ensemble": True}, epochs=4), data)
     training.run()
     return training
 
 
 def test_ends_are_the_zero_shot_and_the_fine_tuned_weights(run):
     tuned = ensembling.weights_of(run.model)
-    assert any(not torch.equal(tuned[name], run.zero_shot[name]) for name in tuned)
-    for alpha, end in ((0.0, run.zero_shot), (1.0, tuned)):
-        mixed = ensembling.interpolate(run.zero_shot, tuned, alpha)
+    assert any(not torch.equal(tuned[name], run.ensemble.zero_shot[name]) for name in tuned)
+    for alpha, end in ((0.0, run.ensemble.zero_shot), (1.0, tuned)):
+        mixed = ensembling.interpolate(run.ensemble.zero_shot, tuned, alpha)
         assert all(torch.equal(mixed[name], end[name]) for name in end)
 
 
@@ -47,7 +47,7 @@ def test_the_coefficient_with_the_best_score_is_chosen():
 
 
 def test_a_run_keeps_its_fine_tuned_weights(data, run):
-    plain = ContrastiveTraining(spec(epochs=4), data)
+    plain = Training(spec(epochs=4), data)
     plain.run()
     for name, value in plain.model.state_dict().items():
         assert torch.equal(value, run.model.state_dict()[name])
@@ -55,9 +55,9 @@ def test_a_run_keeps_its_fine_tuned_weights(data, run):
 
 
 def test_recorded_ensemble_is_that_of_the_recorded_coefficient(data, run):
-    again = ContrastiveTraining(spec(model={"ensemble": True}, epochs=4), data)
+    again = Training(spec(model={"ensemble": True}, epochs=4), data)
     tuned = ensembling.weights_of(run.model)
-    mixed = ensembling.interpolate(run.zero_shot, tuned, run.last["ensemble/alpha"])
+    mixed = ensembling.interpolate(run.ensemble.zero_shot, tuned, run.last["ensemble/alpha"])
     again.model.load_state_dict(mixed)
     for name, value in again.measure().items():
         assert run.last[f"ensemble/{name}"] == pytest.approx(value, abs=1e-6)
@@ -66,10 +66,10 @@ def test_recorded_ensemble_is_that_of_the_recorded_coefficient(data, run):
 def test_only_validation_decides(data, run):
     """The chosen coefficient has the best id_val score of all eleven."""
     tuned = ensembling.weights_of(run.model)
-    probe = ContrastiveTraining(spec(), data)
+    probe = Training(spec(), data)
 
     def validation(alpha: float) -> float:
-        probe.model.load_state_dict(ensembling.interpolate(run.zero_shot, tuned, alpha))
+        probe.model.load_state_dict(ensembling.interpolate(run.ensemble.zero_shot, tuned, alpha))
         return probe.measure("val")["val/macro_f1"]
 
     scores = {alpha: validation(alpha) for alpha in ensembling.ALPHAS}
@@ -85,7 +85,7 @@ def test_best_epoch_has_an_ensemble_of_its_own(run):
 
 
 def test_zero_shot_is_its_own_ensemble(data):
-    training = ContrastiveTraining(spec(refiner="zero-shot", model={"ensemble": True}), data)
+    training = Training(spec(refiner="zero-shot", model={"ensemble": True}), data)
     training.run()
     assert training.steps == 0
     for name in ("id_test/macro_f1", "ood_test/macro_f1"):

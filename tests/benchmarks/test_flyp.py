@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from image_text_runs import clip, pairs, spec, squares
 from open_clip.loss import ClipLoss
 from torch import nn
 
-from benchmarks.contrastive import gradient_cache
-from benchmarks.contrastive.training import ContrastiveTraining
 from benchmarks.errors import BenchmarkError
+from benchmarks.models import gradient_cache
 from benchmarks.refiners import Context
 from benchmarks.refiners.flyp import Flyp
+from benchmarks.refiners.image_text import ImageText
+from benchmarks.train import Training
 from benchmarks.upstream import Augmented
 from saflex.contrastive import caption_rows
 
@@ -28,6 +31,7 @@ def tuner(model, data, **settings) -> Flyp:
             model=model,
             optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
             data=data,
+            task=ImageText(model, data),
             validation=lambda size: None,
             seed=0,
             epochs=1,
@@ -58,7 +62,7 @@ def test_loss_and_gradients_are_those_of_open_clip(data):
     theirs.backward()
     expected = gradients(model)
     model.zero_grad()
-    ours = flyp.objective(model.images(images), model.texts(captions), batch)
+    ours = flyp.context.task.objective(model.images(images), model.texts(captions), batch)
     ours.backward()
 
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-9)
@@ -72,7 +76,7 @@ def test_single_precision_agrees_with_open_clip_to_1e_6(data):
     flyp = tuner(model, data)
     image, text = model.images(images.float()), model.texts(captions)
     theirs = ClipLoss()(image, text, model.scale)
-    ours = flyp.objective(image, text, flyp.unrefined((images, captions), y))
+    ours = flyp.context.task.objective(image, text, flyp.uniform((images, captions), y))
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
     for ours_part, their_part in zip(
         torch.autograd.grad(ours, [image, text], retain_graph=True),
@@ -85,8 +89,8 @@ def test_single_precision_agrees_with_open_clip_to_1e_6(data):
 def test_texts_of_one_class_are_negatives_unless_ties_are_shared(data):
     model = clip(data)
     x, y = pairs(data, model)
-    assert torch.equal(tuner(model, data).unrefined(x, y).y, torch.eye(len(y)))
-    shared = tuner(model, data, ties="share").unrefined(x, y).y
+    assert torch.equal(tuner(model, data).uniform(x, y).y, torch.eye(len(y)))
+    shared = tuner(model, data, ties="share").uniform(x, y).y
     assert torch.equal(shared, caption_rows(y))
     assert shared[0, 4] == 0.5  # two of eight rows are of each class
 
@@ -99,7 +103,7 @@ def test_unknown_ties_are_named(data):
 def test_upstreams_that_mix_labels_are_refused(data):
     model = clip(data)
     with pytest.raises(BenchmarkError, match="mixes labels"):
-        tuner(model, data).unrefined(None, torch.full((4, 4), 0.25))
+        tuner(model, data).uniform(None, torch.full((4, 4), 0.25))
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 8, 100])
@@ -107,18 +111,17 @@ def test_upstreams_that_mix_labels_are_refused(data):
 def test_micro_batches_have_the_gradient_of_the_full_batch(data, micro_batch, clean_share):
     found = []
     for size in (None, micro_batch):
-        training = ContrastiveTraining(
-            spec(clean_share=clean_share, model={"micro_batch": size}), data
-        )
-        training.model = clip(data, micro_batch=size)
-        training.refiner.context = tuner(training.model, data).context
-        (images, captions), y = pairs(data, training.model)
-        refined = training.refiner(Augmented(x=(images, captions), y=y))
-        clean = images.flip(-1) if clean_share else None
-        # Towers in double precision; the loop's cast to float32 would hide differences below 1e-7.
-        training._encode = lambda tower: tower
-        loss = training._backward(refined, clean, y)
-        found.append((loss.item(), gradients(training.model)))
+        model = clip(data, micro_batch=size)
+        flyp = tuner(model, data)
+        flyp.context = replace(flyp.context, clean_share=clean_share)
+        task = flyp.context.task
+        (images, captions), y = pairs(data, model)
+        refined = flyp(Augmented(x=(images, captions), y=y))
+        clean = flyp.uniform((images.flip(-1), captions), y) if clean_share else None
+        # Towers in double precision; the task's cast to float32 would hide differences below 1e-7.
+        task._encode = lambda tower: tower
+        loss = task.backward(flyp, clean, y, refined)
+        found.append((loss.item(), gradients(model)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
     assert_equal(found[0][1], found[1][1], tolerance=1e-10)
 
@@ -130,8 +133,10 @@ def test_plain_accumulation_would_have_another_gradient(data):
     flyp = tuner(model, data)
 
     def loss(rows: slice) -> torch.Tensor:
-        batch = flyp.unrefined(None, y[rows])
-        return flyp.objective(model.images(images[rows]), model.texts(captions[rows]), batch)
+        batch = flyp.uniform(None, y[rows])
+        return flyp.context.task.objective(
+            model.images(images[rows]), model.texts(captions[rows]), batch
+        )
 
     whole = loss(slice(None)).item()
     halves = (loss(slice(0, 4)) + loss(slice(4, 8))).item() / 2
@@ -161,8 +166,8 @@ def test_gradient_checkpointing_changes_no_gradient(data):
         assert model.towers.transformer.grad_checkpointing is checkpointing
         (images, captions), y = pairs(data, model)
         flyp = tuner(model, data)
-        flyp.objective(
-            model.images(images), model.texts(captions), flyp.unrefined(None, y)
+        flyp.context.task.objective(
+            model.images(images), model.texts(captions), flyp.uniform(None, y)
         ).backward()
         found.append(gradients(model))
     assert_equal(*found, tolerance=1e-12)
@@ -186,17 +191,18 @@ def test_zero_shot_head_is_the_normalised_mean_of_the_templates(data):
 
 
 def test_each_image_meets_every_template_in_turn(data):
-    training = ContrastiveTraining(spec(), data)
-    rows = torch.arange(len(data.train))
-    first = training._templates(rows)
-    training.epoch = 1
-    second = training._templates(rows)
+    training = Training(spec(), data)
+    rows, y = torch.arange(len(data.train)), data.train.y
+    first, second = (
+        training.task.complete(None, y, index=rows, epoch=epoch, seed=5)[1] - 2 * y
+        for epoch in (0, 1)
+    )
     assert set(first.tolist()) == {0, 1}
     assert torch.equal(first + second, torch.ones_like(first))
 
 
 def test_rate_warms_up_linearly_and_then_follows_a_cosine_per_step(data):
-    training = ContrastiveTraining(spec(model={"warmup_steps": 2}, epochs=2), data)  # 6 steps
+    training = Training(spec(warmup_steps=2, epochs=2), data)  # 6 steps
     rates = []
     training.run(after_step=lambda t: rates.append(t.optimizer.param_groups[0]["lr"]))
     expected = [0.5, 1.0, 1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]

@@ -22,7 +22,7 @@ from benchmarks.datasets.image_files import ImageList, Index
 from benchmarks.errors import BenchmarkError, DataError, UnknownName
 from benchmarks.forecast import images as cost
 from benchmarks.generate import diffusion_weights as weights
-from benchmarks.generate import manifest, plan, sheets
+from benchmarks.generate import manifest, plan, prompts, sheets
 from benchmarks.generate.make import make
 from benchmarks.generate.pipelines import Diffusion, recipe
 from benchmarks.generate.stand_in import RandAugmentViews, StandIn
@@ -89,6 +89,26 @@ def test_edits_have_the_extra_set_s_histogram_and_no_source_twice(index, instruc
     assert all(training[index.root / r.source] == r.label for r in requests)
     assert all(index.class_names[r.label] in r.prompt for r in requests)
     assert all(r.prompt.startswith("put the") == instructions for r in requests)
+
+
+def test_prompts_are_those_that_alia_names_its_folders_after():
+    """configs/iWildCamMini/alia.yaml and alia_instruct.yaml: class by its own name, or no class."""
+    words = prompts.of("iwildcam-subset")
+    assert words.name("empty") == "background"
+    assert [p.format("zebras") for p in words.edits] == [
+        "a photo of a zebras in a grassy field with trees and bushes.",
+        "a photo of zebras in a forest in the dark.",
+        "a photo of zebras near a large body of water in the middle of a field.",
+        "a photo of zebras walking on a dirt trail with twigs and branches.",
+    ]
+    assert [p.format("zebras") for p in words.instructions] == [
+        "put the zebras in a grassy field with trees and bushes",
+        "put the animal in the middle of a forest at night",
+        "put the animal near a lake",
+        "put the animal in a field with twigs",
+    ]
+    assert prompts.of("cub").name("Geococcyx") == "Roadrunner"
+    assert prompts.of("cub").name("Whip poor Will") == "Eastern whip-poor-will"
 
 
 def test_rows_of_the_table_edit_the_same_sources(index):

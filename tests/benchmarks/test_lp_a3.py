@@ -185,7 +185,7 @@ def test_the_adversarial_loss_is_half_the_mean_over_the_selected():
     refined = refiner(given)
     adversarial, _ = refiner.adversarial
     mask = torch.linspace(0, 0.02, 16) > 0.01
-    loss = refiner.loss(run.model, None, refined)
+    loss = refiner.loss(run.model, refined)
     task = nnf.cross_entropy(run.model(given.x), given.y)
     with refiner.norms.swapped():
         each = nnf.cross_entropy(run.model(adversarial.x), given.y, reduction="none")

@@ -9,13 +9,14 @@ import torch
 from image_text_runs import spec, squares
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.contrastive.training import ContrastiveTraining
 from benchmarks.data import Split
+from benchmarks.models.ensembling import weights_of
 from benchmarks.refiners.lp_ft import ABSENT_MARGIN
+from benchmarks.train import Training
 
 
-def training_on(data, **settings) -> ContrastiveTraining:
-    return ContrastiveTraining(spec(refiner="lp-ft", **settings), data)
+def training_on(data, **settings) -> Training:
+    return Training(spec(refiner="lp-ft", **settings), data)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -58,18 +59,20 @@ def test_a_class_without_training_rows_is_not_predicted():
 def test_head_starts_as_the_zero_shot_head():
     """It is the zero-shot end of weight ensembling."""
     data = squares()
-    training = training_on(data)
-    zero_shot = ContrastiveTraining(spec(refiner="zero-shot"), data)
+    training = training_on(data, model={"ensemble": True})
+    zero_shot = Training(spec(refiner="zero-shot"), data)
     torch.testing.assert_close(training.logits(data.test), zero_shot.logits(data.test))
-    torch.testing.assert_close(training.zero_shot["head.weight"], training.model.text_head())
+    start = training.ensemble.zero_shot["head.weight"]
+    torch.testing.assert_close(start, training.model.text_head())
 
 
 def test_image_tower_and_head_train_and_the_text_tower_does_not():
     data = squares()
     training = training_on(data, weight_decay=0.2)
+    before = weights_of(training.model)
     training.run()
     now = training.model.state_dict()
-    moved = {name for name in now if not torch.equal(now[name], training.zero_shot[name])}
+    moved = {name for name in now if not torch.equal(now[name], before[name])}
     assert {"head.weight", "head.bias"} <= moved
     assert any(name.startswith("towers.visual") for name in moved)
     text = [n for n in now if n.startswith("towers.") and not n.startswith("towers.visual")]

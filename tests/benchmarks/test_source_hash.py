@@ -48,7 +48,7 @@ def test_plain_training_does_not_depend_on_the_method():
     found = dependencies("upstream")
     assert "saflex.batch" in found
     assert not found & {"saflex.labels", "saflex.products", "benchmarks.refiners.saflex"}
-    assert {"saflex.labels", "saflex.weights", "saflex.gradient"} <= dependencies("saflex")
+    assert {"saflex.labels", "saflex.weighting", "saflex.gradient"} <= dependencies("saflex")
 
 
 def test_tables_tracking_and_command_line_do_not_count():

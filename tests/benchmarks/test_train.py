@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from small_runs import blobs, spec
 from torch import nn
 
+from benchmarks.data import Split
 from benchmarks.errors import BenchmarkError
-from benchmarks.refiners import mixture
+from benchmarks.refiners.tasks import class_weighted
 from benchmarks.spec import Recipe
 from benchmarks.train import Interrupted, NonFiniteLoss, Training, set_learning_rate
 from saflex import Batch, soft_cross_entropy
@@ -35,7 +37,7 @@ def test_mixture_loss_is_the_weighted_sum_of_the_two_mean_losses():
     refined = Batch(
         x + 1, torch.softmax(torch.randn(6, 3), -1), torch.tensor([0, 0.5, 0, 0.5, 0, 0])
     )
-    both = mixture(clean, refined, 0.25)
+    both = Batch.joined(clean, refined, share=0.25)
     loss = soft_cross_entropy(model(both.x), both.y, both.w)
     mean_clean = nn.functional.cross_entropy(model(clean.x), data.train.y[1:7])
     log_p = torch.log_softmax(model(refined.x), -1)
@@ -143,13 +145,14 @@ def test_curves_have_at_most_a_hundred_points_and_always_the_last_epoch():
         ("constant", [1, 1, 1, 1]),
         ("milestones", [1, 1, 0.1, 0.01]),
         ("cosine", [1, 0.8535534, 0.5, 0.1464466]),
+        ("cosine-steps", [1, 0.8535534, 0.5, 0.1464466]),
     ],
 )
 def test_learning_rate_schedules(schedule, factors):
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     recipe = Recipe(schedule=schedule, epochs=4, lr=0.2)
     for epoch, factor in enumerate(factors):
-        set_learning_rate(optimizer, recipe, epoch)
+        set_learning_rate(optimizer, recipe, epoch=epoch, step=3 * epoch, total=12)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2 * factor)
 
 
@@ -168,3 +171,70 @@ def test_class_weights_make_every_class_count_the_same():
 def test_a_setting_nobody_knows_is_named_with_its_owner():
     with pytest.raises(BenchmarkError, match=r"refiners/uniform.*strength"):
         Training(spec(settings={"strength": 3}), blobs())
+
+
+@pytest.mark.parametrize("train_on", ["train", "train+validation", "validation"])
+def test_every_row_takes_the_same_steps_of_the_same_sizes(train_on):
+    sizes = []
+    trained(train_on=train_on, after_step=lambda t: sizes.append(len(t.seen[0].y)), epochs=2)
+    assert sizes == 2 * [32, 32, 32, 24]  # 120 training rows, whatever is trained on
+
+
+@pytest.mark.parametrize(("train_on", "rows"), [("validation", 60), ("train+validation", 180)])
+def test_other_rows_are_gone_through_in_whole_passes(train_on, rows):
+    """Every row once before any row twice, across the bounds of epochs; a function of the epoch."""
+    training = Training(spec(train_on=train_on), blobs())
+    stream = []
+    for training.epoch in range(3):
+        stream += training._order().tolist()
+        assert stream[-120:] == training._order().tolist()
+    for start in range(0, 360 - rows + 1, rows):
+        assert sorted(stream[start : start + rows]) == list(range(rows))
+    assert stream[:60] != stream[rows : rows + 60]
+
+
+def test_a_metric_that_validation_does_not_define_selects_nothing():
+    data = blobs()
+    one = data.validation.y == 0
+    data = replace(data, validation=Split(data.validation.x[one], data.validation.y[one]))
+    training = Training(spec(metric="auroc"), data)
+    training.run()
+    assert training.best == {}
+    assert "test/auroc" in training.last
+
+
+def test_weighted_loss_is_torchs_where_nothing_is_refined():
+    """Divided by the weights of the labels, as ``nn.CrossEntropyLoss(weight=...)`` divides."""
+    torch.manual_seed(0)
+    weights, logits = torch.tensor([0.5, 2.0, 4.0]), torch.randn(20, 3)
+    y = torch.randint(3, (20,))
+    given = Batch.uniform(torch.arange(20), y, 3)
+    batch = class_weighted(given, given.y, weights)
+    expected = nn.functional.cross_entropy(logits, y, weight=weights)
+    torch.testing.assert_close(soft_cross_entropy(logits, batch.y, batch.w), expected)
+
+
+def test_divisor_of_the_weighted_loss_is_that_of_the_labels_as_given():
+    """Learning a rare label must not make the whole batch's loss smaller by its divisor."""
+    weights = torch.tensor([1.0, 10.0])
+    given = Batch.uniform(torch.arange(4), torch.tensor([0, 0, 0, 1]), 2)
+    learned = given._replace(y=torch.tensor([[0.0, 1.0]]).expand(4, 2))
+    batch = class_weighted(learned, given.y, weights)
+    # sum_i w_i sum_k y_ik c_k / sum_i u_i sum_k q_ik c_k = 10 / (13 / 4)
+    assert (batch.w[:, None] * batch.y).sum().item() == pytest.approx(40 / 13)
+
+
+def test_weighted_mixture_is_one_weighted_cross_entropy_over_both_halves():
+    data = blobs()
+    training = Training(spec(class_weights=True, upstream="none", clean_share=0.5), data)
+    index = torch.arange(32)
+    clean, augmented = training._inputs(index)
+    refined = training.refiner(augmented)
+    training.model.eval()
+    loss = training.task.backward(training.refiner, clean, augmented.y, refined)
+    expected = nn.functional.cross_entropy(
+        training.model(data.train.x[index]),
+        data.train.y[index],
+        weight=training.refiner.context.class_weights,
+    )
+    torch.testing.assert_close(loss, expected.detach())

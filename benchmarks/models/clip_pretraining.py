@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import sources
-from benchmarks.contrastive.crops import DRAWS, crop_stored
 from benchmarks.data import Split
+from benchmarks.datasets.crops import DRAWS, crop_stored
 from benchmarks.seeds import derive
 from saflex import contrastive_cross_entropy
 
 if TYPE_CHECKING:
-    from benchmarks.contrastive.data import ImageTextData
+    from benchmarks.datasets.image_text import ImageTextData
     from benchmarks.models.clip import Clip
 
 FORMAT = 1

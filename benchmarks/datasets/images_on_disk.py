@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize, resized_crop
 
-from benchmarks.contrastive.crops import crop_box
+from benchmarks.datasets.crops import crop_box
 from benchmarks.datasets.image_files import decoded
 
 

@@ -6,12 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.metrics import f1_score
 from torch import Tensor
 
-from benchmarks.contrastive.crops import DRAWS, crop_stored
-from benchmarks.contrastive.evaluation import measure
+from benchmarks import metrics
 from benchmarks.data import Data, Split
+from benchmarks.datasets.crops import DRAWS, crop_stored
+
+
+def measure(logits: Tensor, y: Tensor) -> dict[str, float]:
+    """Metrics of a split, with macro-F1 over the classes that occur in it, as WILDS defines it.
+
+    A class that is predicted but absent from the split lowers the precision of the true ones and has
+    no F1 of its own; scikit-learn's default would average a 0 in for it.
+
+    Parameters
+    ----------
+    logits : (N, K). y : (N,) class indices.
+    """
+    target, predicted = y.cpu().numpy(), logits.argmax(-1).cpu().numpy()
+    score = f1_score(target, predicted, labels=np.unique(target), average="macro", zero_division=0)
+    return {**metrics.evaluate(logits, y), "macro_f1": float(score)}
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,7 @@ class ImageTextData(Data):
     """A prepared image-text data set; `test` is in distribution (ID), `ood_test` is shifted.
 
     `Split.x` is uint8 (N, 3, H, W), or anything that gives such rows when indexed (see
-    `benchmarks.contrastive.files.ImageFiles`), so that a large set need not fit into memory.
+    `benchmarks.datasets.images_on_disk.ImageFiles`), so that a large set need not fit into memory.
 
     Attributes
     ----------
@@ -51,6 +68,10 @@ class ImageTextData(Data):
     evaluate: Callable[[Tensor, Tensor], dict[str, float]] = measure
     pretraining: Pretraining | None = None
     shift: str = field(default="", metadata={"about": "what distinguishes ood_test, in words"})
+
+    @property
+    def evaluated(self) -> dict[str, Split]:
+        return {"val": self.validation, "id_test": self.test, "ood_test": self.ood_test}
 
     def captions(self) -> list[list[str]]:
         """Caption of each class (outer) by each template (inner)."""
