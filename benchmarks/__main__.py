@@ -27,7 +27,8 @@ SuiteName = Annotated[
     str, typer.Option("--suite", "-s", help="demo, cpu, paper, or the path of a suite's YAML file")
 ]
 Results = Annotated[
-    Path | None, typer.Option("--results", help="results folder; default: results/<suite> of the checkout")
+    Path | None,
+    typer.Option("--results", help="results folder; default: results/<suite> of the checkout"),
 ]
 Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
 

@@ -73,7 +73,9 @@ def add(family: str, path: Path) -> list[str]:
         raise BenchmarkError(f'{path} registers nothing: put @register("name") before its class')
     module = f"benchmarks.{family}.{path.stem}"
     if taken := [name for name in names if name in known] or module in known.values():
-        raise BenchmarkError(f"{path}: {taken or module} is registered already: choose another name")
+        raise BenchmarkError(
+            f"{path}: {taken or module} is registered already: choose another name"
+        )
     spec = importlib.util.spec_from_file_location(module, path)
     sys.modules[module] = loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)

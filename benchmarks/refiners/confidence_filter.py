@@ -85,7 +85,9 @@ class ConfidenceFilter(Refiner):
         like = self.context.optimizer
         taken = inspect.signature(type(like)).parameters  # AdamW's defaults hold more than it takes
         settings = {
-            k: v for k, v in like.defaults.items() if k in taken and k not in ("foreach", "capturable")
+            k: v
+            for k, v in like.defaults.items()
+            if k in taken and k not in ("foreach", "capturable")
         }
         optimizer = type(like)(self.judge.parameters(), **settings)
         size = math.ceil(len(data.train) / self.context.steps_per_epoch)

@@ -57,7 +57,14 @@ def test_every_pin_is_exact_and_without_an_address():
 
 
 @pytest.mark.parametrize(
-    "file", ["requirements.lock", "environment.yml", "pyproject.toml", "benchmarks/pyproject.toml", "Makefile"]
+    "file",
+    [
+        "requirements.lock",
+        "environment.yml",
+        "pyproject.toml",
+        "benchmarks/pyproject.toml",
+        "Makefile",
+    ],
 )
 def test_no_registry_address(file):
     text = (ROOT / file).read_text()

@@ -1,6 +1,6 @@
 """Everything registered goes through the contract; with ``--plugin`` a file of one's own instead.
 
-    python -m pytest tests/contract --plugin refiners=path/to/mine.py
+python -m pytest tests/contract --plugin refiners=path/to/mine.py
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from fabricate import image_folders, medmnist, tabular  # noqa: E402
+from fabricate import image_folders, medmnist, tabular
 
-from benchmarks import registry  # noqa: E402
+from benchmarks import registry
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,7 +52,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _subjects(config: pytest.Config) -> dict[str, list[str]]:
-    arguments = dict(zip(("dataset", "upstream", "refiner", "model"), registry.FAMILIES, strict=True))
+    arguments = dict(
+        zip(("dataset", "upstream", "refiner", "model"), registry.FAMILIES, strict=True)
+    )
     # Absent where pytest was started above this folder, and so asked nobody for it.
     if not config.getoption("--plugin", default=[]):
         return {argument: list(registry.modules(family)) for argument, family in arguments.items()}

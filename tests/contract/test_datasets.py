@@ -45,7 +45,7 @@ def test_labels_are_class_indices_of_every_row(load):
     for split in (data.train, data.validation, data.test):
         assert len(split) == len(split.x) > 0
         assert split.y.dtype == torch.int64
-        assert 0 <= split.y.min()
+        assert split.y.min() >= 0
         assert split.y.max() < data.num_classes
 
 
@@ -86,7 +86,9 @@ def test_every_level_but_unknown_occurs_in_the_training_rows(load):
             assert {*seen, 0} == set(range(cardinality)), f"column {column}: levels of other rows"
 
 
-def test_other_values_in_the_held_out_rows_leave_the_training_rows_alone(dataset, load, monkeypatch):
+def test_other_values_in_the_held_out_rows_leave_the_training_rows_alone(
+    dataset, load, monkeypatch
+):
     """Changed in the file's content itself, where the module gives it before any split (`raw`)."""
     data = load()
     module = registry.module("datasets", dataset)

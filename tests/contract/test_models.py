@@ -44,7 +44,9 @@ def test_logits_are_a_row_of_k_for_each_input(training):
 
 def test_in_eval_mode_a_row_s_logits_depend_on_the_row_alone(training):
     if hasattr(training.model, "evaluation_batch"):
-        pytest.skip("it attends across the rows of a batch, and says how many by `evaluation_batch`")
+        pytest.skip(
+            "it attends across the rows of a batch, and says how many by `evaluation_batch`"
+        )
     split = training.data.test
     whole = training.logits(split)
     assert torch.equal(whole, training.logits(split))

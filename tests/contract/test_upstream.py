@@ -27,7 +27,9 @@ def stand_in(tmp_path_factory) -> World:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAFLEX_DATA", str(place / "data"))
         patch.setenv("SAFLEX_HOME", str(place / "home"))
-        patch.setattr(cub, "prepare", lambda image: np.asarray(image.resize((8, 8))).transpose(2, 0, 1))
+        patch.setattr(
+            cub, "prepare", lambda image: np.asarray(image.resize((8, 8))).transpose(2, 0, 1)
+        )
         image_folders.cub(place / "data", training=14, test=2)
         make(cub.index(), "stand-in", StandIn())
         yield World(cub.load("cub", seed=0), component("resnet-small"), component("generated"))

@@ -20,7 +20,9 @@ def install(patch: pytest.MonkeyPatch, data: Path, name: str, *, training: int =
     for key, count in counts.items():
         shape = (count, 28, 28, *colour)
         content[f"{key}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
-        content[f"{key}_labels"] = (np.arange(count) % len(about["label"])).astype(np.uint8)[:, None]
+        content[f"{key}_labels"] = (np.arange(count) % len(about["label"])).astype(np.uint8)[
+            :, None
+        ]
     path = data / medmnist.source(name).path
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **content)
