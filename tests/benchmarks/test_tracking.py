@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -225,25 +224,31 @@ def test_check_finds_a_missing_run(results):
     assert tracking.check(results, planned=PLANNED, say=lambda line: None) == 1
 
 
+KILLED_AT_THE_ELEVENTH = """
+import os, signal, sys
+from itertools import count
+from benchmarks import tracking
+from benchmarks.tracking import runs
+made, whole = count(1), runs.dataset_inputs
+def dataset_inputs(record):  # after a run's numbers, before its digest
+    if next(made) == 11:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(record)
+runs.dataset_inputs = dataset_inputs
+tracking.sync(sys.argv[1])
+"""
+
+
 def test_killed_sync_is_finished_by_the_next(results):
     """Killed when some runs are there and one is half-way: none twice, none lost afterwards."""
     for run in [run for of in stored(results).values() for run in of]:
         store.client(store.resolve(results)).delete_run(run.info.run_id)
-    line = [
-        sys.executable,
-        "-c",
-        f"from benchmarks import tracking; tracking.sync({str(results)!r})",
-    ]
-    process = subprocess.Popen(
-        line, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": "."}
+    line = [sys.executable, "-c", KILLED_AT_THE_ELEVENTH, str(results)]
+    killed = subprocess.run(
+        line, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": "."}, check=False
     )
-    end = time.monotonic() + 60
-    while len(stored(results)) < 10 and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    counted = len(stored(results))
-    assert 10 <= counted < len(places(results)), "killed half-way"
+    assert killed.returncode == -signal.SIGKILL
+    assert len(stored(results)) == 11 < len(places(results)), "killed half-way"
     quiet_sync(results)
     found = stored(results)
     found.pop("summary")

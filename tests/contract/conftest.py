@@ -28,6 +28,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config._added = {family: [] for family in registry.FAMILIES}
+    for given in config.getoption("--plugin", default=[]):
+        family, _, path = given.partition("=")
+        try:
+            config._added[family] = registry.add(family, Path(path))
+        except registry.BenchmarkError as error:
+            raise pytest.UsageError(f"--plugin {given}: {error}") from error
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With a plug-in, what tests this machinery itself stays out, else it would start itself."""
     mine = collection_path == Path(__file__).with_name("test_plugin.py")
@@ -46,16 +56,8 @@ def _subjects(config: pytest.Config) -> dict[str, list[str]]:
         zip(("dataset", "upstream", "refiner", "model"), registry.FAMILIES, strict=True)
     )
     # Absent where pytest was started above this folder, and so asked nobody for it.
-    if not (plugins := config.getoption("--plugin", default=[])):
+    if not config.getoption("--plugin", default=[]):
         return {argument: list(registry.modules(family)) for argument, family in arguments.items()}
-    if not hasattr(config, "_added"):
-        config._added = {family: [] for family in registry.FAMILIES}
-        for given in plugins:
-            family, _, path = given.partition("=")
-            try:
-                config._added[family] = registry.add(family, Path(path))
-            except registry.BenchmarkError as error:
-                raise pytest.UsageError(f"--plugin {given}: {error}") from error
     return {argument: config._added[family] for argument, family in arguments.items()}
 
 
