@@ -1,4 +1,4 @@
-"""The wheel is the library alone, and enough for the README's loop; a checkout's commands work from anywhere."""
+"""The wheel is the library alone and runs the README's loop; a checkout's commands work from anywhere."""
 
 from __future__ import annotations
 
