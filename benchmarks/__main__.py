@@ -58,23 +58,12 @@ def main() -> None:
 
 @app.command()
 def plan(suite: SuiteName = "demo", table: Table = None, results: Results = None) -> None:
-    """List the bundles that a suite would run, and how many of their runs have a record."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    from benchmarks import record
+    """List the bundles that a suite would run, and which of their records are current."""
     from benchmarks import suite as suites
+    from benchmarks.running import overview
 
     loaded = suites.load(suite)
-    folder = _folder(loaded.name, results)
-    specs = suites.plan(loaded, table=table)
-    shown = RichTable("bundle", "runs", "with a record", "reduced", title=loaded.title)
-    for bundle, runs in suites.bundles(specs).items():
-        there = sum(record.path_of(folder, run).exists() for run in runs)
-        shown.add_row(bundle, str(len(runs)), str(there), runs[0].reduced)
-    console = Console()
-    console.print(shown)
-    console.print(f"{len(specs)} runs in {len(suites.bundles(specs))} bundles")
+    overview.show(loaded, _folder(loaded.name, results), table=table)
 
 
 @app.command()
@@ -110,6 +99,30 @@ def fetch(
 
 
 @app.command()
+def cards(
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="default: all that the suite runs")
+    ] = None,
+    suite: SuiteName = "demo",
+    results: Results = None,
+) -> None:
+    """Count what a reader must know of each data set, shown with its tables: cards and tables/cards.md."""
+    from benchmarks import registry
+    from benchmarks import suite as suites
+    from benchmarks.spec import Component
+    from benchmarks.studies import cards as counting
+
+    loaded = suites.load(suite)
+    planned = counting.forms(suites.plan(loaded))
+    for name in dataset or []:
+        if name not in planned:  # none of the suite's: as it is without settings
+            registry.check("datasets", name)
+    wanted = {name: planned.get(name, [Component(name=name)]) for name in dataset or planned}
+    for path in counting.make(wanted, _folder(loaded.name, results)):
+        print(path)
+
+
+@app.command()
 def run(
     suite: SuiteName = "demo",
     bundle: Annotated[
@@ -137,30 +150,22 @@ def run(
     bundles = suites.bundles(suites.plan(loaded))
     if bundle is not None and bundle not in bundles:
         raise UnknownName("bundle", bundle, bundles)
-    from contextlib import nullcontext
-
     from benchmarks.forecast import cost
-    from benchmarks.running import devices
-    from benchmarks.running.bundle import run_marked
+    from benchmarks.running.bundle import run_leased
     from benchmarks.train import Interrupted
 
     names = [bundle] if bundle else list(bundles)
-    memory = max(
-        found.memory_mb for name, found in cost.per_bundle(loaded).items() if name in names
-    )
-    wanted = processes or loaded.processes
-    at_once = devices.fitting(wanted, memory) if wanted > 1 else 1
+    costs = cost.per_bundle(loaded)
     try:
-        with nullcontext() if device else devices.lease(at_once * memory):
-            for name in names:
-                run_marked(
-                    bundles[name],
-                    _folder(loaded.name, results),
-                    device=device,
-                    checkpoint_minutes=checkpoint_minutes,
-                    processes=at_once,
-                    keep_weights=keep_weights,
-                )
+        run_leased(
+            [bundles[name] for name in names],
+            _folder(loaded.name, results),
+            memory_mb=max(costs[name].memory_mb for name in names),
+            processes=processes or loaded.processes,
+            device=device,
+            checkpoint_minutes=checkpoint_minutes,
+            keep_weights=keep_weights,
+        )
     except Interrupted as stop:
         print(f"interrupted: {stop}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(143) from None
@@ -199,24 +204,29 @@ def inspect(
 
 
 @app.command()
-def tables(suite: SuiteName = "demo", results: Results = None) -> None:
+def tables(
+    suite: SuiteName = "demo",
+    results: Results = None,
+    figures: Annotated[bool, typer.Option(help="draw the figures too")] = True,
+) -> None:
     """Rebuild tables, claims and figures from the records."""
     from benchmarks import suite as suites
     from benchmarks import tables as building
 
     loaded = suites.load(suite)
     folder = _folder(loaded.name, results)
-    written = building.build(loaded, folder)
+    evaluated = building.evaluate(loaded, folder)
+    written = building.build(evaluated, folder, figures=figures)
     if "2" in loaded.tables:
         from benchmarks.tables import table5
 
         table5.record_descriptions(folder)
         written += table5.write(folder / "tables", folder)
-    if (folder / "purification").is_dir():
+    if figures and (folder / "purification").is_dir():
         from benchmarks.studies import curves
 
         written.append(curves.figure(folder))
-    building.summary(loaded, folder)
+    building.summary(evaluated)
     print(f"{len(written)} files under {folder / 'tables'} and {folder / 'figures'}")
 
 
@@ -251,6 +261,36 @@ def time_rows(
         timing.measure(
             group, _folder(loaded.name, results), rounds=rounds, steps=steps, device=device
         )
+
+
+@app.command()
+def tune(
+    suite: SuiteName = "demo",
+    table: Table = None,
+    results: Results = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d")] = None,
+    row: Annotated[list[str] | None, typer.Option("--row", "-r", help="tuned rows only")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="random settings a row and cell")] = 30,
+    longest: Annotated[
+        float, typer.Option(min=0.1, help="seconds a trial may take; else fewer epochs")
+    ] = 30.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
+) -> None:
+    """Search the settings of rows with `tuned: true` on validation data; the suite's file keeps them."""
+    from benchmarks import suite as suites
+    from benchmarks.studies import tuning
+
+    loaded = suites.load(suite)
+    runs = tuning.searched(loaded, table=table, datasets=dataset or [], rows=row or [])
+    tuning.tune(
+        loaded,
+        _folder(loaded.name, results),
+        runs=runs,
+        trials=trials,
+        longest=longest,
+        device=device,
+    )
+    print(f"chosen settings are in {loaded.chosen}")
 
 
 @app.command()

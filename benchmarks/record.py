@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +61,11 @@ class Record(Frozen):
     commit: str = ""
     source: str = ""
 
+    @property
+    def content(self) -> dict[str, str]:
+        """Hashes of the data it was made from (`benchmarks.running.data_hash`); empty in old records."""
+        return self.data.get("content", {})
+
 
 def folder(suite: str) -> Path:
     """Place of a suite's results unless a command says otherwise: in the checkout, wherever one stands."""
@@ -86,19 +92,29 @@ def write(results: Path, record: Record) -> Path:
 
 
 def atomic_write(target: Path, text: str) -> None:
-    """Write through a temporary file in the same folder, flushed to disk, then renamed."""
+    """Write a text so that a reader sees the old file, the new one, never half of one."""
+    with replacing(target) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give an empty file beside `target` to write to; at the end it is flushed to disk and renamed.
+
+    Where the block raises, `target` stays as it was and nothing is left behind.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    fresh = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
+        yield fresh
+        with fresh.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        fresh.chmod(0o644)
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Record:

@@ -12,7 +12,7 @@ from plain_loop import augment, spirals
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from saflex import Saflex, soft_cross_entropy
+from saflex import Saflex
 
 
 class SaflexCallback(lightning.Callback):
@@ -27,7 +27,11 @@ class SaflexCallback(lightning.Callback):
         # Under a distributed strategy, average g over the ranks.
         group = torch.distributed.group.WORLD if trainer.world_size > 1 else None
         self.refine = module.refine = Saflex(
-            module.model, validation=self.validation, process_group=group, **self.settings
+            module.model,
+            validation=self.validation,
+            optimizer=trainer.optimizers[0],
+            process_group=group,
+            **self.settings,
         )
         if self._waiting is not None:
             self.refine.load_state_dict(self._waiting)
@@ -37,6 +41,10 @@ class SaflexCallback(lightning.Callback):
     ) -> None:
         found = self.refine.diagnostics(reset=True)
         module.log_dict({f"saflex/{name}": value for name, value in found.items()})
+
+    def on_fit_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero:
+            print(self.refine.report())
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.refine is None else self.refine.state_dict()
@@ -53,7 +61,7 @@ class Classifier(lightning.LightningModule):
 
     def training_step(self, pair: tuple, _: int) -> torch.Tensor:
         batch = self.refine(*augment(*pair))
-        return soft_cross_entropy(self.model(batch.x), batch.y, batch.w)
+        return self.refine.loss(self.model, batch, clean=pair)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), 3e-3)

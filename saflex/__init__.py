@@ -1,9 +1,9 @@
 """SAFLEX (Ding et al., ICLR 2024): learned soft labels and sample weights for any augmentation.
 
->>> from saflex import Saflex, soft_cross_entropy                                # doctest: +SKIP
+>>> from saflex import Saflex                                                    # doctest: +SKIP
 >>> refine = Saflex(model, validation=val_loader)                                # doctest: +SKIP
 >>> batch = refine(x_aug, y_aug)                                                 # doctest: +SKIP
->>> loss = soft_cross_entropy(model(batch.x), batch.y, batch.w)                  # doctest: +SKIP
+>>> loss = refine.loss(model, batch, clean=(x, y))                               # doctest: +SKIP
 
 Names are loaded on first use, so that ``import saflex.settings`` (checking a configuration,
 planning an experiment) does not pay for importing torch.
@@ -28,12 +28,14 @@ _HOME = {
     "ContrastiveSaflex": "contrastive",
     "ImageTextLogits": "contrastive",
     "contrastive_cross_entropy": "contrastive",
+    "CrossEntropy": "losses",
     "SaflexError": "errors",
 }
 
 __all__ = [
     "Batch",
     "ContrastiveSaflex",
+    "CrossEntropy",
     "ImageTextLogits",
     "Mixture",
     "Saflex",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from saflex.errors import SaflexError
     from saflex.gradient import validation_gradient
     from saflex.labels import soft_labels
+    from saflex.losses import CrossEntropy
     from saflex.products import gradient_products, inner_products, logit_derivatives
     from saflex.settings import SaflexSettings
     from saflex.validation import Mixture

@@ -1,21 +1,27 @@
 """Algorithm 1: SAFLEX for one batch, as a callable beside any training loop."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from saflex.batch import Batch, soft_cross_entropy, soft_rows
+from saflex.batch import Batch
+from saflex.calling import Adapted, Calling
+from saflex.course import Course
 from saflex.diagnostics import StepLog
 from saflex.direction import ValidationDirection
-from saflex.errors import SettingError, ShapeError
+from saflex.errors import SettingError
 from saflex.forward import ModelView
-from saflex.gradient import Loss, gradient_norm, validation_gradient
+from saflex.gradient import gradient_norm, validation_gradient
+from saflex.halves import halves_agreement
 from saflex.labels import scaled_products, soft_labels
+from saflex.losses import CrossEntropy, Loss, Watched, as_loss
 from saflex.memory import Memory
 from saflex.products import inner_products, logit_derivatives
+from saflex.report import Findings, report
 from saflex.settings import SaflexSettings
-from saflex.validation import as_source
+from saflex.validation import Remembered, as_source, map_tensors
 from saflex.weighting import normalised_weights, unnormalised_weights
 
 __all__ = ["Saflex"]
@@ -30,14 +36,22 @@ class Saflex:
         The model being trained; compiled and data-parallel wrappers are looked through. It is used
         in evaluation mode and left as found.
     validation
-        A DataLoader or other iterable of ``(x, y)`` (cycled), a pair of tensors, a function of no
-        arguments returning a pair, or a `saflex.Mixture`. Batches are moved to the model's device.
+        A DataLoader or other iterable of ``(x, y)`` (cycled), a pair of tensors, a data set, a
+        function of no arguments returning a pair, or a `saflex.Mixture`. Batches are moved to the
+        model's device.
     settings : SaflexSettings, optional
         Base settings; ``**changes`` replace single ones by name.
-    precondition : torch.optim.Optimizer, optional
-        The training loop's optimiser: measure inner products in its metric.
-    loss : callable, optional
-        Validation loss ``(logits, y) -> scalar``; mean cross-entropy if not given.
+    optimizer : torch.optim.Optimizer, optional
+        The training loop's optimiser, in whose metric ``precondition=True`` measures.
+    precondition : bool, optional
+        As in `SaflexSettings`. An optimiser here stands for ``optimizer=`` and True.
+    loss : nn.CrossEntropyLoss or callable, optional
+        The task's loss: class weights, label smoothing and ``ignore_index`` enter g, Pi and
+        `loss` alike. A callable ``(logits, y) -> scalar`` is the validation loss alone.
+    logits_from : str, int or callable, optional
+        Where the model's output has its logits, see `saflex.calling.Calling`.
+    unpack : bool, optional
+        Whether inputs are arguments, see there.
     seed : int
         Of the Gumbel noise and of the validation draws; the loop's own streams are never used.
     process_group : optional
@@ -61,7 +75,7 @@ class Saflex:
     --------
     >>> refine = Saflex(model, validation=val_loader)                        # doctest: +SKIP
     >>> batch = refine(*augment(x, y))                                       # doctest: +SKIP
-    >>> loss = soft_cross_entropy(model(batch.x), batch.y, batch.w)          # doctest: +SKIP
+    >>> loss = refine.loss(model, batch, clean=(x, y))                       # doctest: +SKIP
     """
 
     def __init__(
@@ -70,41 +84,58 @@ class Saflex:
         *,
         validation: Any,
         settings: SaflexSettings | None = None,
-        precondition: torch.optim.Optimizer | None = None,
-        loss: Loss | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        precondition: bool | torch.optim.Optimizer | None = None,
+        loss: nn.CrossEntropyLoss | Loss | None = None,
+        logits_from: str | int | Callable[[Any], Tensor] | None = None,
+        unpack: bool | None = None,
         seed: int = 0,
         process_group: Any = None,
         **changes: Any,
     ) -> None:
-        optimizer = precondition if hasattr(precondition, "param_groups") else None
-        if optimizer is not None:
-            changes["precondition"] = True
-        self.settings = (settings or SaflexSettings()).changed(**changes)
-        if optimizer is None and (self.settings.precondition or precondition):
+        optimizer, precondition = _optimizer(optimizer, precondition)
+        if precondition is not None:
+            changes["precondition"] = precondition
+        self.settings = s = (settings or SaflexSettings()).changed(**changes)
+        if s.precondition and optimizer is None:
             raise SettingError(
-                f"precondition={precondition!r}: the settings ask for the optimiser's metric, so "
-                "pass the optimiser that steps the model, precondition=optimizer."
+                "precondition=True asks for the optimiser's metric: pass the optimiser that steps "
+                "the model, optimizer=optimizer."
             )
         view = ModelView(model)
         view.require_trainable()
-        self.model = view.model
+        self._calling = Calling(logits_from, unpack)
+        self.model = (
+            view.model if self._calling == Calling() else Adapted(view.model, self._calling)
+        )
         group = process_group if process_group is not None else _process_group(model)
         if group is not None:
             # Every rank draws its own validation rows and noise.
             seed += 104_729 * torch.distributed.get_rank(group)
-        source = as_source(validation, batch_size=self.settings.validation_batch, seed=seed)
+        self.task, validation_loss = self._losses(loss)
+        self._validation_loss = Watched(validation_loss)
+        self._source = Remembered(
+            as_source(
+                validation,
+                batch_size=s.validation_batch,
+                seed=seed,
+                dim=self.task.layout.batch_dimension,
+            )
+        )
         self.direction = ValidationDirection(
             self.model,
-            source,
-            self.settings,
+            self._source,
+            s,
             optimizer=optimizer,
-            loss=loss if loss is not None else self._validation_loss(),
+            loss=self._validation_loss,
             group=group,
         )
         self._seed = seed
         self._noise: dict[str, torch.Generator] = {}
         self.log = StepLog()
-        self.memory = None if self.settings.memory is None else Memory(self.settings.memory)
+        self.memory = None if s.memory is None else Memory(s.memory)
+        self._course = Course()
+        self._last_x: Any = None
 
     @classmethod
     def printed(cls, model: nn.Module, *, validation: Any, **overrides: Any) -> "Saflex":
@@ -137,7 +168,7 @@ class Saflex:
         x_aug
             B augmented inputs; returned as they are.
         y_aug : Tensor, shape (..., B) of integers or (..., B, K) of floats
-            Upstream labels.
+            Upstream labels, in the setting ``layout``'s shape.
         index : Tensor of integers, shape (..., B), optional
             Which training row each sample is, 0 to N-1; required with ``memory``.
         logits : Tensor, shape (..., B, K), optional
@@ -147,7 +178,8 @@ class Saflex:
         Returns
         -------
         Batch
-            y : (..., B, K) and w : (..., B), detached, in float32 or better.
+            y : (..., B, K), shaped like the logits, and w : (..., B), without the classes;
+            detached, in float32 or better.
 
         Raises
         ------
@@ -170,19 +202,26 @@ class Saflex:
             fd_step=s.fd_step,
             logits=logits,
         )
-        gain = inner_products(z, dz, output="log-probabilities")
-        pi = gain if s.output == "log-probabilities" else inner_products(z, dz, output=s.output)
+        upstream, counted = self.task.targets(y_aug, z, check=self._looks_at(y_aug))
+        shape, rows = z.shape, self.task.layout.rows
+        z, dz = rows(z), rows(dz)
+        gain = self.task.products(inner_products(z, dz, output="log-probabilities"))
+        pi = gain
+        if s.output != "log-probabilities":
+            pi = self.task.products(inner_products(z, dz, output=s.output))
         pi = -pi if s.sign == "printed" else pi
-        upstream = self._upstream_rows(y_aug, pi)
         p = torch.softmax(z.to(pi.dtype), -1)
         score, scale, visit = pi, s.scale, {}
         if self.memory is not None:
-            scaled, scale = scaled_products(pi, scale=scale, probabilities=p), None
-            score = self.memory(index, scaled)
+            scaled = scaled_products(pi, scale=scale, probabilities=p, counted=counted)
+            score, scale = self.memory(index, scaled), None
             visit = {"scaled": scaled, "averaged": score, "depth": self.memory.depth()}
-        y = self._labels(score, upstream, y_aug, p, scale) if s.relabel else upstream  # line 4
+        y = self._labels(score, upstream, counted, y_aug, p, scale) if s.relabel else upstream
         raw = unnormalised_weights(score, y, rule=s.rule)  # line 5
-        w = normalised_weights(raw)  # line 6
+        if counted is not None:
+            y = torch.where(counted.unsqueeze(-1), y, upstream)
+            raw = raw * counted
+        w = self.task.over_class_mass(normalised_weights(raw), upstream, counted)  # line 6
         self.log.record(
             pi=pi,
             gain=gain,
@@ -190,10 +229,15 @@ class Saflex:
             y=y,
             raw=raw,
             w=w,
+            even=self.task.even_weights(upstream, counted),
+            counted=counted,
             gradient_norm=self.direction.norm,
             **visit,
         )
-        batch = Batch(x_aug, y, w)
+        self._course.add(self.log.last, self._validation_loss.last)
+        self._last_x = map_tensors(x_aug, Tensor.detach)
+        layout = self.task.layout
+        batch = Batch(x_aug, layout.as_given(y, shape), layout.weights_as_given(w, shape))
         self._measure_cosine(batch)
         return batch  # line 7
 
@@ -222,6 +266,87 @@ class Saflex:
             self.log.reset()
         return found
 
+    def loss(
+        self,
+        model: Callable[..., Any] | Tensor,
+        batch: Batch,
+        *,
+        clean: tuple[Any, Tensor] | None = None,
+        share: float = 0.5,
+    ) -> Tensor:
+        """The training loss of a refined batch: Equation (7), with a clean batch Equation (3).
+
+        Parameters
+        ----------
+        model : callable or Tensor
+            The model to train, in its wrappers and its mode; or its logits for ``batch.x``.
+        batch : Batch
+            From this refiner.
+        clean : (x, y), optional
+            Rows that were not augmented, with their labels. They go through the model together
+            with the augmented ones, as one batch.
+        share : float in [0, 1]
+            Their part of the loss.
+
+        Returns
+        -------
+        Tensor, scalar
+            With ``loss=nn.CrossEntropyLoss(...)`` its class weights, smoothing and ignored rows are
+            in it.
+
+        Raises
+        ------
+        SettingError, ShapeError, LabelError
+        """
+        if clean is not None:
+            if not callable(model):
+                raise SettingError(
+                    "clean= needs the model itself, since clean rows pass it together with the "
+                    "others: refine.loss(model, batch, clean=(x, y))."
+                )
+            layout = self.task.layout
+            batch = Batch.joined(
+                self.task.clean(*clean, batch), batch, share=share, dim=layout.batch_dimension
+            )
+        logits = self._calling(model, batch.x) if callable(model) else self._calling.read(model)
+        return self.task.training_loss(logits, batch)
+
+    def report(self) -> str:
+        """What the run so far shows and what to try, in words.
+
+        Costs two gradients and two derivatives of the last batch: Pi is measured once more with
+        each half of the last validation batch. Nothing of the run changes.
+        """
+        self.direction.raise_if_non_finite()
+        found: float | str = "not measured"
+        if self._last_x is not None and self._source.last is not None:
+            found = halves_agreement(self.direction, self._source.last, self._last_x)
+        course = self._course.means()
+        return report(
+            Findings(
+                steps=self._course.steps,
+                settings=self.settings.as_dict(),
+                mean=self._course.mean()
+                | {k: v for k, v in self.log.means().items() if k == "cosine"},
+                course=course,
+                halves=found if isinstance(found, float) else None,
+                halves_unknown=found if isinstance(found, str) else "",
+                validation_rows=0 if self._source.last is None else len(self._source.last[1]),
+            )
+        )
+
+    def __repr__(self) -> str:
+        default = SaflexSettings().as_dict()
+        changed = {k: v for k, v in self.settings.as_dict().items() if v != default[k]}
+        optimizer = self.direction.optimizer
+        said = [
+            type(getattr(self.model, "adapted", self.model)).__name__,
+            f"validation={self._source}",
+            *([] if optimizer is None else [f"optimizer={type(optimizer).__name__}"]),
+            *(f"{name}={value!r}" for name, value in changed.items()),
+        ]
+        return f"{type(self).__name__}({', '.join(said)}; {self.direction.steps} batches refined)"
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a bit-identical continuation needs.
 
@@ -232,6 +357,7 @@ class Saflex:
             "direction": self.direction.state_dict(),
             "noise": {device: g.get_state() for device, g in self._noise.items()},
             "log": self.log.state_dict(),
+            "course": self._course.state_dict(),
             "memory": None if self.memory is None else self.memory.state_dict(),
         }
 
@@ -242,29 +368,31 @@ class Saflex:
             self._generator(torch.device(device)).set_state(numbers)
         device = next(self.model.parameters()).device
         self.log.load_state_dict(state["log"], device)
+        self._course.load_state_dict(state["course"], device)
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"], device)
 
     # What `ContrastiveSaflex` replaces.
 
-    def _validation_loss(self) -> Loss | None:
-        return None
-
-    def _upstream_rows(self, y_aug: Tensor, pi: Tensor) -> Tensor:
-        # Looking at labels waits for the device: always on the CPU, else at the first step only.
-        look = y_aug.device.type == "cpu" or self.direction.steps == 1
-        rows = soft_rows(y_aug, pi.shape[-1], dtype=pi.dtype, check=look)
-        if rows.shape != pi.shape:
-            raise ShapeError(
-                f"y_aug gives rows of shape {tuple(rows.shape)} and the model logits of shape "
-                f"{tuple(pi.shape)}: every augmented input needs one label."
+    def _losses(self, loss: Any) -> tuple[CrossEntropy, Loss]:
+        task, validation_loss = as_loss(loss, layout=self.settings.layout)
+        if self.settings.scale == "cosine" and (task.weight is not None or task.label_smoothing):
+            raise SettingError(
+                "scale='cosine' compares directions, in which class weights and label smoothing "
+                "have no part: use scale='batch-std' with this loss."
             )
-        return rows
+        return task, validation_loss
+
+    def _looks_at(self, y_aug: Any) -> bool:
+        # Looking at labels waits for the device: always on the CPU, else at the first step only.
+        on_cpu = getattr(getattr(y_aug, "device", None), "type", "cpu") == "cpu"
+        return on_cpu or self.direction.steps == 1
 
     def _labels(
         self,
         score: Tensor,
         upstream: Tensor,
+        counted: Tensor | None,
         y_aug: Tensor,
         probabilities: Tensor,
         scale: str | float | None,
@@ -280,11 +408,9 @@ class Saflex:
             scale=scale,
             eps=s.eps,
             probabilities=probabilities,
+            counted=counted,
             generator=self._generator(score.device) if s.gumbel else None,
         )
-
-    def _batch_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return soft_cross_entropy(logits, batch.y.to(logits.dtype), batch.w.to(logits.dtype))
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if str(device) not in self._noise:
@@ -300,13 +426,30 @@ class Saflex:
             self.model,
             batch.x,
             batch.y,
-            loss=lambda logits, _: self._batch_loss(logits, batch),
+            loss=lambda logits, _: self.task.training_loss(logits, batch),
             parameters=list(g),
             check=False,
         )
         product = sum((g[name] * own[name]).sum() for name in g)
         norms = gradient_norm(g) * gradient_norm(own)
         self.log.record_cosine(product / norms.clamp_min(torch.finfo(norms.dtype).tiny))
+
+
+def _optimizer(optimizer: Any, precondition: Any) -> tuple[Any, Any]:
+    """The optimiser without the wrapper of a trainer, and whether its metric is asked for."""
+    if hasattr(precondition, "param_groups"):  # the old spelling, precondition=optimizer
+        if optimizer is not None and optimizer is not precondition:
+            raise SettingError(
+                "optimizer= and precondition= name two optimisers: pass one of them."
+            )
+        optimizer, precondition = precondition, True
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise SettingError(
+            f"optimizer={optimizer!r}: expected the torch.optim.Optimizer that steps the model."
+        )
+    while hasattr(getattr(optimizer, "optimizer", None), "param_groups"):
+        optimizer = optimizer.optimizer  # Accelerate and Lightning
+    return optimizer, precondition
 
 
 def _process_group(model: nn.Module) -> Any:

@@ -1,13 +1,14 @@
 """The refined batch of Equation (1), and the one loss every batch is trained with (Equation 7)."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from saflex.errors import LabelError, ShapeError
+from saflex.errors import LabelError, SettingError, ShapeError
 
-__all__ = ["Batch", "soft_cross_entropy", "soft_rows"]
+__all__ = ["Batch", "joined_inputs", "soft_cross_entropy", "soft_rows"]
 
 # A soft label is written by somebody's mixup, often in float32 or bfloat16.
 _ROW_SUM_TOLERANCE = 1e-2
@@ -24,7 +25,8 @@ class Batch(NamedTuple):
         Soft labels; every row sums to 1.
     w : Tensor, shape (..., B)
         Sample weights in [0, 1], summing to 1 over B, or all 0 where a refiner rejected every
-        sample (the loss term is then exactly 0).
+        sample (the loss term is then exactly 0). With class weights they sum to one over the mean
+        class weight of the upstream's labels (see `saflex.losses`).
     """
 
     x: Any
@@ -52,9 +54,82 @@ class Batch(NamedTuple):
         rows = soft_rows(y, num_classes, dtype=_label_dtype(x))
         return cls(x, rows, torch.full_like(rows[..., 0], 1.0 / max(rows.shape[-2], 1)))
 
+    @classmethod
+    def joined(
+        cls, clean: "Batch", augmented: "Batch", *, share: float = 0.5, dim: int = 0
+    ) -> "Batch":
+        """The union of a clean and a refined batch, what Equation (3) trains on.
 
-def soft_cross_entropy(logits: Tensor, y: Tensor, w: Tensor | None = None) -> Tensor:
-    """Weighted cross-entropy with soft labels, ``-sum_i w_i sum_k y_ik log p_ik`` (Equation 7).
+        Parameters
+        ----------
+        clean, augmented : Batch
+            Their inputs must have the same structure, and the same shape but for the rows.
+        share : float in [0, 1]
+            Of the loss that the clean rows have; the rest is the augmented rows'.
+        dim : int
+            Dimension of the rows in every tensor.
+
+        Returns
+        -------
+        Batch
+            The clean rows first; weights ``share * clean.w`` and ``(1 - share) * augmented.w``.
+
+        Raises
+        ------
+        SettingError, ShapeError
+        """
+        if not 0 <= share <= 1:
+            raise SettingError(
+                f"share={share!r}: expected the clean rows' part of the loss, 0 to 1."
+            )
+        return cls(
+            joined_inputs([clean.x, augmented.x], dim=dim),
+            torch.cat([clean.y, augmented.y], dim),
+            torch.cat([share * clean.w, (1 - share) * augmented.w], dim),
+        )
+
+
+def joined_inputs(parts: Sequence[Any], *, dim: int = 0) -> Any:
+    """Concatenate inputs of one structure: tensors, or mappings and tuples of them.
+
+    Raises
+    ------
+    ShapeError
+        Structures or shapes that differ in more than the number of rows.
+    """
+    first = parts[0]
+    if all(isinstance(part, Tensor) for part in parts):
+        try:
+            return torch.cat(list(parts), dim)
+        except RuntimeError as error:
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+            raise ShapeError(
+                f"inputs of shapes {shapes} cannot be joined along dimension {dim}. Pad or crop "
+                "them to one shape, or compute the two losses apart and add them."
+            ) from error
+    if all(isinstance(part, Mapping) and part.keys() == first.keys() for part in parts):
+        return {key: joined_inputs([part[key] for part in parts], dim=dim) for key in first}
+    if all(isinstance(part, (tuple, list)) and len(part) == len(first) for part in parts):
+        return tuple(joined_inputs(items, dim=dim) for items in zip(*parts, strict=True))
+    if all(type(part) is type(first) and not isinstance(part, Tensor) for part in parts) and all(
+        part == first for part in parts
+    ):
+        return first  # a flag that goes with every batch
+    raise ShapeError(
+        f"inputs of types {', '.join(type(part).__name__ for part in parts)} cannot be joined: "
+        "expected tensors, or mappings or tuples of them with the same structure."
+    )
+
+
+def soft_cross_entropy(
+    logits: Tensor,
+    y: Tensor,
+    w: Tensor | None = None,
+    *,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Weighted cross-entropy with soft labels, ``-sum_i w_i sum_k c_k y_ik log p_ik`` (Equation 7).
 
     Parameters
     ----------
@@ -63,6 +138,10 @@ def soft_cross_entropy(logits: Tensor, y: Tensor, w: Tensor | None = None) -> Te
         Soft labels.
     w : Tensor, shape (..., B), optional
         Sample weights; 1/B each if not given.
+    weight : Tensor, shape (K,), optional
+        Class weights c, which multiply and do not normalise; 1 each if not given.
+    label_smoothing : float in [0, 1]
+        Share s of the uniform label: ``(1 - s) y + s / K`` is trained on.
 
     Returns
     -------
@@ -81,7 +160,12 @@ def soft_cross_entropy(logits: Tensor, y: Tensor, w: Tensor | None = None) -> Te
         )
     if w is not None and w.shape != y.shape[:-1]:
         raise ShapeError(f"w has shape {tuple(w.shape)}, expected {tuple(y.shape[:-1])}.")
-    per_sample = -(y * torch.log_softmax(logits, -1)).sum(-1)
+    if label_smoothing:
+        y = (1 - label_smoothing) * y + label_smoothing / y.shape[-1]
+    if weight is not None:
+        y = y * weight.to(y)
+    # A class that a model has masked out (logit -inf) and that no label wants costs nothing.
+    per_sample = -torch.where(y != 0, y * torch.log_softmax(logits, -1), 0.0).sum(-1)
     return per_sample.mean(-1).sum() if w is None else (w * per_sample).sum()
 
 
@@ -112,6 +196,7 @@ def soft_rows(
     ShapeError
         Soft labels of another width than K, or hard labels without K.
     """
+    _require_labels(y)
     if not y.is_floating_point():
         return _one_hot_rows(y, num_classes, dtype or torch.get_default_dtype(), check)
     if y.ndim < 2 or (num_classes is not None and y.shape[-1] != num_classes):
@@ -126,6 +211,18 @@ def soft_rows(
     return y if dtype is None else y.to(dtype)
 
 
+def _require_labels(y: Any) -> None:
+    if not isinstance(y, Tensor):
+        raise LabelError(
+            f"labels are a {type(y).__name__}, expected a tensor: pass torch.as_tensor(y)."
+        )
+    if y.dtype == torch.bool or y.is_complex():
+        raise LabelError(
+            f"labels have type {y.dtype}, expected class numbers (integers) or rows of "
+            "probabilities (floats): y.long() for two classes, y.float() for one-hot rows."
+        )
+
+
 def _one_hot_rows(y: Tensor, num_classes: int | None, dtype: torch.dtype, check: bool) -> Tensor:
     if num_classes is None:
         raise ShapeError("hard labels need num_classes: pass num_classes=K, or soft rows (B, K).")
@@ -134,8 +231,9 @@ def _one_hot_rows(y: Tensor, num_classes: int | None, dtype: torch.dtype, check:
         if low < 0 or high >= num_classes:
             raise LabelError(
                 f"labels run from {low} to {high}, expected 0 to {num_classes - 1} for "
-                f"{num_classes} classes. Drop ignored samples (such as -100) before refining, and "
-                "check that the model has as many outputs as there are classes."
+                f"{num_classes} classes. Ignored samples (such as -100) need "
+                "loss=nn.CrossEntropyLoss(ignore_index=...); otherwise check that the model has as "
+                "many outputs as there are classes."
             )
     # Compared rather than scattered: a bad label on a GPU must not kill the device context.
     return (y.unsqueeze(-1) == torch.arange(num_classes, device=y.device)).to(dtype)
@@ -148,7 +246,8 @@ def _check_distribution(y: Tensor) -> None:
         raise LabelError(
             f"rows of y must be probabilities: the worst row sum is off by {off:.3g} and the "
             f"smallest entry is {low:.3g}. Normalise them (y / y.sum(-1, keepdim=True)), or pass "
-            "softmax(logits) where logits were passed."
+            "softmax(logits) where logits were passed. Several true classes a sample (multi-label) "
+            "and regression have no such rows: SAFLEX's labels are distributions over K classes."
         )
 
 

@@ -4,6 +4,7 @@ A batch of B pairs is a B-class problem: row i of the logit matrix is ``g(I_i) .
 is i. Equal captions are one proxy class: they share its probability evenly.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from saflex.algorithm import Saflex
 from saflex.batch import Batch, soft_cross_entropy
 from saflex.errors import LabelError, SettingError, ShapeError
-from saflex.gradient import Loss
 from saflex.labels import soft_labels
+from saflex.losses import CrossEntropy, Loss
 
 __all__ = [
     "ContrastiveSaflex",
@@ -41,29 +42,24 @@ class ContrastiveSaflex(Saflex):
                 "texts, so there is nothing to average between batches. Set memory=None."
             )
 
-    def _validation_loss(self) -> Loss:
-        def loss(logits: Tensor, captions: Tensor) -> Tensor:
-            return contrastive_cross_entropy(logits, caption_rows(captions, logits.dtype))
-
-        return loss
-
-    def _upstream_rows(self, y_aug: Tensor, pi: Tensor) -> Tensor:
-        if pi.shape[-1] != pi.shape[-2]:
-            raise ShapeError(
-                f"the model returned logits of shape {tuple(pi.shape)}, expected a square (B, B) "
-                "matrix of images against texts. Wrap the two towers in ImageTextLogits."
+    def _losses(self, loss: Any) -> tuple[CrossEntropy, Loss]:
+        if isinstance(loss, nn.Module):
+            raise SettingError(
+                f"loss={type(loss).__name__}(...): image-text training has its own loss, Equation 13 "
+                "in both directions. A function (logits, captions) -> scalar replaces it for the "
+                "validation gradient."
             )
-        if y_aug.shape != pi.shape[:1] or y_aug.is_floating_point():
-            raise LabelError(
-                f"captions have shape {tuple(y_aug.shape)} and type {y_aug.dtype}, expected "
-                f"{pi.shape[0]} integers, equal for equal captions (torch.arange(B) if all differ)."
+        if self.settings.layout != "samples":
+            raise SettingError(
+                f"layout={self.settings.layout!r}: expected 'samples', the (B, B) matrix."
             )
-        return caption_rows(y_aug.to(pi.device), pi.dtype)
+        return _ImageTextLoss(), loss or _ImageTextLoss()
 
     def _labels(
         self,
         score: Tensor,
         upstream: Tensor,
+        counted: Tensor | None,
         y_aug: Tensor,
         probabilities: Tensor,
         scale: str | float | None,
@@ -82,8 +78,40 @@ class ContrastiveSaflex(Saflex):
             generator=self._generator(score.device) if s.gumbel else None,
         )
 
-    def _batch_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return contrastive_cross_entropy(logits, batch.y.to(logits.dtype), batch.w.to(logits.dtype))
+
+class _ImageTextLoss(CrossEntropy):
+    """The loss of Equation 13, with captions as labels."""
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        return contrastive_cross_entropy(logits, caption_rows(y, logits.dtype))
+
+    def targets(
+        self, y: Tensor, logits: Tensor, *, check: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        if logits.shape[-1] != logits.shape[-2]:
+            raise ShapeError(
+                f"the model returned logits of shape {tuple(logits.shape)}, expected a square "
+                "(B, B) matrix of images against texts. Wrap the two towers in ImageTextLogits."
+            )
+        if y.shape != logits.shape[:1] or y.is_floating_point():
+            raise LabelError(
+                f"captions have shape {tuple(y.shape)} and type {y.dtype}, expected "
+                f"{logits.shape[0]} integers, equal for equal captions (torch.arange(B) if all "
+                "differ)."
+            )
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return caption_rows(y.to(logits.device), dtype), None
+
+    def clean(self, x: Any, y: Tensor, like: Batch) -> Batch:
+        raise SettingError(
+            "clean= would put clean pairs among the texts of the augmented ones. Add the two losses: "
+            "share * contrastive_cross_entropy(model(x), caption_rows(y)) + (1 - share) * "
+            "refine.loss(model, batch)."
+        )
+
+    def training_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return contrastive_cross_entropy(logits, batch.y.to(logits), batch.w.to(logits))
 
 
 def tied_labels(
@@ -167,7 +195,8 @@ class ImageTextLogits(nn.Module):
     ----------
     towers : nn.Module
         Called as ``towers(images, texts)``; returns normalised image features, text features and
-        the logit scale (and possibly a bias), as a tuple or as open_clip's dict.
+        the logit scale (and possibly a bias), as a tuple or as open_clip's dict, or an output with
+        ``logits_per_image`` (Hugging Face's CLIP and SigLIP).
     """
 
     def __init__(self, towers: nn.Module) -> None:
@@ -176,12 +205,16 @@ class ImageTextLogits(nn.Module):
 
     def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
         out = self.towers(*pair)
-        if isinstance(out, dict):
-            out = tuple(
-                out[key]
-                for key in ("image_features", "text_features", "logit_scale", "logit_bias")
-                if key in out
-            )
+        if isinstance(out, Mapping):
+            if out.get("logits_per_image") is not None:
+                return out["logits_per_image"]
+            needed = ("image_features", "text_features", "logit_scale")
+            if missing := [key for key in needed if key not in out]:
+                raise ShapeError(
+                    f"the towers returned a {type(out).__name__} with {list(out)}, without {missing}: "
+                    f"expected {', '.join(needed)} (and logit_bias), or logits_per_image."
+                )
+            out = tuple(out[key] for key in (*needed, "logit_bias") if key in out)
         image, text, scale, *bias = out
         logits = scale * image @ text.transpose(-2, -1)
         return logits + bias[0] if bias else logits

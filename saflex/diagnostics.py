@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saflex.labels import deviation
+
 __all__ = ["StepLog"]
 
 _NAMES = (
@@ -29,7 +31,13 @@ _MEMORY_NAMES = ("memory_agreement", "memory_depth")
 
 
 class StepLog:
-    """Means over the refinements since the last reset."""
+    """Means over the refinements since the last reset.
+
+    Attributes
+    ----------
+    last : Tensor, shape (..., n), or None before the first
+        The numbers of the last refinement, see `named`.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -39,6 +47,7 @@ class StepLog:
         self._sum: Tensor | None = None
         self._cosines: Tensor | None = None
         self._steps = self._measured = 0
+        self.last: Tensor | None = None
 
     def record(
         self,
@@ -49,7 +58,9 @@ class StepLog:
         y: Tensor,
         raw: Tensor,
         w: Tensor,
+        even: Tensor,
         gradient_norm: Tensor,
+        counted: Tensor | None = None,
         scaled: Tensor | None = None,
         averaged: Tensor | None = None,
         depth: Tensor | None = None,
@@ -62,31 +73,42 @@ class StepLog:
             Pi as measured, Pi of the log-probabilities, upstream and refined labels.
         raw, w : Tensor, shape (..., B)
             Weights before and after normalisation.
+        even : Tensor, shape (..., B)
+            Weights of the batch as received.
+        counted : Tensor of bool, shape (..., B), optional
+            Rows with a label; all if not given.
         gradient_norm : Tensor, shape (...) or scalar
         scaled, averaged : Tensor, shape (..., B, K), optional
             What the memory was given, and what it made of it.
         depth : Tensor, shape (...), optional
             Its mean number of visits.
         """
+        n = counted.sum(-1) if counted is not None else w.shape[-1]
+
+        def mean(values: Tensor) -> Tensor:
+            values = values.to(pi.dtype)
+            return values.mean(-1) if counted is None else (values * counted).sum(-1) / n
+
         accepted = (w > 0).to(pi.dtype)
         squares = w.square().sum(-1)
-        share = torch.where(squares > 0, 1 / (squares * w.shape[-1]), 0.0)
+        share = torch.where(squares > 0, w.sum(-1).square() / (squares * n), 0.0)
         values = [
-            pi.abs().mean((-2, -1)),
-            pi.std((-2, -1), correction=0),
-            _agreement(y, upstream),
-            -torch.special.xlogy(y, y).sum(-1).mean(-1),
-            raw.mean(-1),
-            accepted.mean(-1),
+            mean(pi.abs().mean(-1)),
+            deviation(pi, counted).squeeze((-2, -1)),
+            mean(_agreement(y, upstream)),
+            mean(-torch.special.xlogy(y, y).sum(-1)),
+            mean(raw),
+            mean(accepted),
             share,
             (accepted.amax(-1) == 0).to(pi.dtype),
             (w * (gain * y).sum(-1)).sum(-1),
-            (gain * upstream).sum(-1).mean(-1),
+            (even * (gain * upstream).sum(-1)).sum(-1),
             gradient_norm,
         ]
         if averaged is not None:
-            values += [_agreement(averaged, scaled), depth]
+            values += [mean(_agreement(averaged, scaled)), depth]
         total = torch.stack([value.to(pi.dtype).expand(pi.shape[:-2]) for value in values], -1)
+        self.last = total
         self._sum = total if self._sum is None else self._sum + total
         self._steps += 1
 
@@ -109,8 +131,7 @@ class StepLog:
         if self._sum is None:
             return [steps]
         rows = (self._sum / self._steps).reshape(-1, self._sum.shape[-1])
-        names = _NAMES + _MEMORY_NAMES
-        return [steps | dict(zip(names, row, strict=False)) for row in rows.tolist()]
+        return [steps | named(row) for row in rows.tolist()]
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -126,6 +147,11 @@ class StepLog:
         self._steps, self._measured = state["steps"], state["measured"]
 
 
+def named(row: list[float]) -> dict[str, float]:
+    """One vector of `StepLog.last` under its names."""
+    return dict(zip(_NAMES + _MEMORY_NAMES, row, strict=False))
+
+
 def _agreement(a: Tensor, b: Tensor) -> Tensor:
-    """Share of rows whose arg max is the same, shape (...)."""
-    return (a.argmax(-1) == b.argmax(-1)).to(a.dtype).mean(-1)
+    """Whether the arg max is the same, shape (..., B)."""
+    return a.argmax(-1) == b.argmax(-1)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from saflex.errors import NonFiniteGradientError
 from saflex.estimators import last_layer
 from saflex.forward import ModelView, unwrapped
-from saflex.gradient import Loss, Tangent, gradient_norm, non_finite_message, validation_gradient
+from saflex.gradient import Tangent, gradient_norm, non_finite_message, validation_gradient
+from saflex.losses import Loss
 from saflex.precondition import preconditioned
 from saflex.settings import SaflexSettings
 from saflex.validation import ValidationSource, map_tensors

@@ -16,6 +16,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from saflex.calling import Calling
 from saflex.errors import NoTrainableParametersError, SettingError, ShapeError
 
 __all__ = ["ModelView", "logits_of", "undisturbed", "unwrapped"]
@@ -117,16 +118,7 @@ def logits_of(model: nn.Module, x: Any) -> Tensor:
     ShapeError
         If the model returns something without a class dimension.
     """
-    out = model(**x) if isinstance(x, Mapping) else model(x)
-    logits = getattr(out, "logits", out)
-    if not isinstance(logits, Tensor) or logits.ndim < 2:
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(out).__name__
-        raise ShapeError(
-            f"the model returned {got}, expected logits of shape (..., B, K), or an object with "
-            "such a .logits. Wrap the model in a module whose forward returns them; a binary "
-            "model needs two outputs."
-        )
-    return logits
+    return Calling()(model, x)
 
 
 def _refresh_flat_weights(recurrent: Sequence[nn.Module]) -> None:

@@ -1,29 +1,19 @@
 """Line 1 of Algorithm 1: the gradient of the validation loss, as a tangent on the parameters."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from saflex.batch import soft_cross_entropy, soft_rows
 from saflex.errors import EmptyValidationError, NonFiniteGradientError, SettingError
 from saflex.forward import ModelView, logits_of, undisturbed
+from saflex.losses import Loss, mean_cross_entropy
 
-__all__ = ["Tangent", "gradient_norm", "mean_cross_entropy", "validation_gradient"]
+__all__ = ["Tangent", "gradient_norm", "validation_gradient"]
 
 #: A direction in parameter space: one tensor per trainable parameter, by name.
 Tangent = dict[str, Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def mean_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """The validation loss: cross-entropy averaged over samples, summed over leading dimensions.
-
-    A stack of R models is R independent problems; the sum gives each one its own mean's gradient.
-    """
-    rows = soft_rows(y, logits.shape[-1], dtype=logits.dtype, check=y.device.type == "cpu")
-    return soft_cross_entropy(logits, rows)
 
 
 def validation_gradient(
@@ -46,7 +36,8 @@ def validation_gradient(
     y : Tensor, shape (..., B') or (..., B', K)
         Hard or soft validation labels.
     loss : callable, optional
-        ``loss(logits, y) -> scalar``; `mean_cross_entropy` if not given.
+        ``loss(logits, y) -> scalar``; the mean cross-entropy of (B, K) logits if not given. Other
+        shapes are declared: ``CrossEntropy(layout="tokens")``.
     parameters : collection of str, optional
         Names to differentiate; all trainable ones if not given.
     check : bool

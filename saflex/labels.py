@@ -6,7 +6,7 @@ from torch import Tensor
 from saflex.errors import SettingError, ShapeError
 from saflex.settings import SaflexSettings
 
-__all__ = ["scaled_products", "soft_labels"]
+__all__ = ["deviation", "scaled_products", "soft_labels"]
 
 
 def soft_labels(
@@ -20,6 +20,7 @@ def soft_labels(
     scale: str | float | None = None,
     eps: float = 0.5,
     probabilities: Tensor | None = None,
+    counted: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """The label of each sample: a distribution over classes that prefers large Pi.
@@ -45,6 +46,8 @@ def soft_labels(
         Share of the model's own prediction in q.
     probabilities : Tensor, shape (..., B, K), optional
         The model's p; needed by the entropic prior with ``eps > 0`` and by ``scale="cosine"``.
+    counted : Tensor of bool, shape (..., B), optional
+        Rows behind "batch-std"; the others (ignored labels) get a label that nobody uses.
     generator : torch.Generator, optional
         Source of G. Without it the global stream of the device is used.
 
@@ -67,7 +70,7 @@ def soft_labels(
             f"pi has shape {tuple(pi.shape)} and y_upstream {tuple(y_upstream.shape)}: both must "
             "be (..., B, K)."
         )
-    score = scaled_products(pi, scale=scale, probabilities=probabilities)
+    score = scaled_products(pi, scale=scale, probabilities=probabilities, counted=counted)
     if beta:
         score = score + beta * y_upstream
     if gumbel:
@@ -81,7 +84,11 @@ def soft_labels(
 
 
 def scaled_products(
-    pi: Tensor, *, scale: str | float | None, probabilities: Tensor | None = None
+    pi: Tensor,
+    *,
+    scale: str | float | None,
+    probabilities: Tensor | None = None,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """Pi divided so that beta and tau mean the same at every step (docs/method.md, fact 6).
 
@@ -95,6 +102,8 @@ def scaled_products(
         For "cosine", of the log-probabilities.
     probabilities : Tensor, shape (..., B, K), optional
         p; needed by "cosine".
+    counted : Tensor of bool, shape (..., B), optional
+        Rows behind "batch-std"; all if not given.
 
     Returns
     -------
@@ -103,15 +112,36 @@ def scaled_products(
     if scale is None:
         return pi
     if scale == "batch-std":
-        return pi / _at_least_tiny(pi.std((-2, -1), correction=0, keepdim=True))
+        return pi / _at_least_tiny(deviation(pi, counted))
     if scale == "cosine":
         p = _required(probabilities, "scale='cosine'")
-        # |e_k - p|^2 = 1 - 2 p_k + |p|^2. Centring Pi over k recovers dz up to a shift, which the
-        # sum-zero vector e_k - p does not see.
-        label = (1 - 2 * p + p.square().sum(-1, keepdim=True)).clamp_min(0).sqrt()
+        # Centring Pi over k recovers dz up to a shift, which the sum-zero e_k - p does not see.
+        label = _label_gradient_norm(p)
         slope = torch.linalg.vector_norm(pi - pi.mean(-1, keepdim=True), dim=-1, keepdim=True)
         return (pi / _at_least_tiny(label * slope)).clamp(-1, 1)
     return pi / scale
+
+
+def deviation(pi: Tensor, counted: Tensor | None) -> Tensor:
+    """Standard deviation over the entries of the rows that count, shape (..., 1, 1)."""
+    if counted is None:
+        return pi.std((-2, -1), correction=0, keepdim=True)
+    share = counted.to(pi.dtype).unsqueeze(-1)
+    share = share / (share.sum(-2, keepdim=True) * pi.shape[-1]).clamp_min(1)
+    mean = (share * pi).sum((-2, -1), keepdim=True)
+    return (share * (pi - mean).square()).sum((-2, -1), keepdim=True).sqrt()
+
+
+def _label_gradient_norm(p: Tensor) -> Tensor:
+    """``|e_k - p|`` of every label, from the other classes' p alone: ``1 - p_k`` has no digits left
+    where p_k is nearly 1."""
+    top = torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).bool()
+    others = p.masked_fill(top, 0)
+    rest = torch.where(top, others.sum(-1, keepdim=True), 1 - p)
+    squares = torch.where(
+        top, others.square().sum(-1, keepdim=True), p.square().sum(-1, keepdim=True) - p.square()
+    )
+    return (rest.square() + squares).sqrt()
 
 
 def _mixture(y_upstream: Tensor, eps: float, probabilities: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "output": ("log-probabilities", "logits", "probabilities"),
     "sign": ("descent", "printed"),
     "estimator": ("forward-mode", "finite-difference", "last-layer"),
+    "layout": ("samples", "tokens", "pixels", "stack"),
 }
 SCALES = ("batch-std", "cosine")
 
@@ -57,6 +58,9 @@ class SaflexSettings:
         Name of the last layer for ``estimator="last-layer"``; found automatically if None.
     fd_step : float > 0
         Size of the finite-difference step relative to the norm of the parameters.
+    layout : "samples", "tokens", "pixels" or "stack"
+        What the model's logits are: (B, K); (B, T, K), a label for each token; (B, K, H, W), a
+        label for each pixel; (R, B, K), R independent models.
     memory : float in (0, 1] or None
         Average the scaled Pi of each training row over its visits before it decides label and
         weight: the share of a row's past that is kept at a visit, 1 for the plain average. None is
@@ -66,9 +70,10 @@ class SaflexSettings:
     ema : float in [0, 1)
         Decay of the (bias-corrected) exponential average of the validation gradient; 0 is off.
     precondition : bool
-        Divide the validation gradient by the optimiser's second-moment root.
+        Divide the validation gradient by the second-moment root of ``optimizer=``.
     validation_batch : int >= 1 or None
-        Rows drawn per refresh from a pair of tensors; None takes all of them.
+        Rows drawn per refresh from a pair of tensors or a data set; None takes all of a pair and
+        128 of a data set.
     cosine_every : int >= 0
         Steps between two measurements of the cosine between the validation gradient and the
         refined batch's own; each costs one backward pass. 0 is never.
@@ -87,6 +92,7 @@ class SaflexSettings:
     estimator: str = "forward-mode"
     classifier: str | None = None
     fd_step: float = 1e-4
+    layout: str = "samples"
     memory: float | None = None
     refresh_every: int = 1
     ema: float = 0.0
@@ -95,6 +101,8 @@ class SaflexSettings:
     cosine_every: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _as_plain(getattr(self, field.name)))
         for name, allowed in CHOICES.items():
             require_choice(name, getattr(self, name), allowed)
         _require_number("beta", self.beta, low=0)
@@ -126,6 +134,11 @@ class SaflexSettings:
             raise SettingError(
                 f"memory={self.memory} with gumbel={self.gumbel}, sign={self.sign!r}: a memory "
                 "averages measurements of the gain, so it needs gumbel=False and sign='descent'."
+            )
+        if self.memory is not None and self.layout in ("tokens", "pixels"):
+            raise SettingError(
+                f"memory={self.memory} with layout={self.layout!r}: a memory averages one row for "
+                "each training sample. Set memory=None."
             )
         if self.scale == "cosine" and self.output != "log-probabilities":
             raise SettingError(
@@ -179,6 +192,11 @@ _PRINTED = dict(
     output="probabilities", sign="printed",
 )  # fmt: skip
 _DERIVED = dict(output="log-probabilities", sign="descent")
+
+
+def _as_plain(value: Any) -> Any:
+    """A NumPy scalar, or an array or tensor of no dimension, as the number it holds."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def require_scale(scale: str | float | None) -> None:

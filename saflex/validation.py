@@ -1,7 +1,7 @@
 """Where validation batches come from: D_val^batch of Algorithm 1, of any size and any mix.
 
-A source has ``next() -> (x, y)`` and a state. Four kinds are made by `as_source` from what people
-have: a pair of tensors, an iterable of batches (a DataLoader), a function, or a `Mixture`.
+A source has ``next() -> (x, y)`` and a state. Five kinds are made by `as_source` from what people
+have: a pair of tensors, a data set, an iterable of batches (a DataLoader), a function, a `Mixture`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -9,13 +9,18 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
+from saflex.batch import joined_inputs
 from saflex.errors import EmptyValidationError, SettingError, ShapeError
 from saflex.randomness import PrivateStream, global_state
 
-__all__ = ["Mixture", "ValidationSource", "as_source", "map_tensors"]
+__all__ = ["Mixture", "Remembered", "ValidationSource", "as_source", "map_tensors"]
 
 Pair = tuple[Any, Tensor]
+# Items drawn from a data set at a time: B' of the benchmark's protocol.
+_ITEMS = 128
 
 
 class ValidationSource(Protocol):
@@ -27,31 +32,38 @@ class ValidationSource(Protocol):
 
 
 def as_source(
-    validation: Any, *, batch_size: int | None = None, seed: int = 0
+    validation: Any, *, batch_size: int | None = None, seed: int = 0, dim: int = 0
 ) -> "ValidationSource":
     """Wrap what a user passes as ``validation=``.
 
     Parameters
     ----------
     validation
-        ``(x, y)`` tensors, used whole or `batch_size` rows at a time; an iterable of ``(x, y)`` or
-        of dicts with "labels", cycled; a function of no arguments returning one; a `Mixture`.
+        ``(x, y)`` tensors, used whole or `batch_size` rows at a time; a `torch.utils.data.Dataset`,
+        `batch_size` items at a time; an iterable of ``(x, y)`` or of dicts with "labels", cycled; a
+        function of no arguments returning one; a `Mixture`.
     batch_size : int, optional
-        Rows per draw from a pair of tensors.
+        Rows per draw from a pair of tensors (all if None) or a data set (128 if None).
     seed : int
-        Of the row draws, and of the private random stream that iterables and functions run in.
+        Of the row draws, and of the private random stream that the other kinds run in.
+    dim : int
+        Dimension of the rows in a pair's tensors: 1 for a stack of models, else 0.
 
     Raises
     ------
     EmptyValidationError, SettingError
     """
     if isinstance(validation, Mixture):
-        return validation.opened(batch_size=batch_size, seed=seed)
+        return validation.opened(batch_size=batch_size, seed=seed, dim=dim)
+    if isinstance(validation, TensorDataset) and len(validation.tensors) == 2:
+        validation = validation.tensors
     if _is_pair(validation):
-        return _Rows(*validation, batch_size=batch_size, seed=seed)
+        return _Rows(*validation, batch_size=batch_size, seed=seed, dim=dim)
+    if isinstance(validation, Dataset) and not isinstance(validation, IterableDataset):
+        return _Items(validation, batch_size=batch_size or _ITEMS, seed=seed)
     if batch_size is not None:
         raise SettingError(
-            f"validation_batch={batch_size} applies to a pair of tensors, and validation is a "
+            f"validation_batch={batch_size} applies to a pair of tensors or a data set, and validation is a "
             f"{type(validation).__name__}. Set the batch size where the batches are made."
         )
     if isinstance(validation, Iterable):
@@ -81,26 +93,35 @@ class Mixture:
             raise EmptyValidationError("Mixture() has no source: pass at least one.")
         self._given = validations
         self._sources: list[ValidationSource] = []
+        self._dim = 0
 
-    def opened(self, *, batch_size: int | None, seed: int) -> "Mixture":
-        """A copy ready to draw; `batch_size` applies to its pairs of tensors."""
+    def opened(self, *, batch_size: int | None, seed: int, dim: int = 0) -> "Mixture":
+        """A copy ready to draw; `batch_size` applies to its pairs of tensors and data sets."""
         ready = Mixture(*self._given)
+        ready._dim = dim
         ready._sources = [
-            as_source(v, batch_size=batch_size if _is_pair(v) else None, seed=seed + 7919 * i)
+            as_source(
+                v,
+                batch_size=batch_size if _is_pair(v) or isinstance(v, Dataset) else None,
+                seed=seed + 7919 * i,
+                dim=dim,
+            )
             for i, v in enumerate(self._given)
         ]
         return ready
 
+    def __repr__(self) -> str:
+        return f"Mixture of {len(self._given)}"
+
     def next(self) -> Pair:
-        drawn = [source.next() for source in self._sources]
-        xs, ys = zip(*drawn, strict=True)
-        lead = _leading(ys[0])
-        if isinstance(xs[0], Tensor):
-            return torch.cat(xs, lead), torch.cat(ys, lead)
-        if isinstance(xs[0], Mapping):
-            return {k: torch.cat([x[k] for x in xs], lead) for k in xs[0]}, torch.cat(ys, lead)
-        joined = tuple(torch.cat(parts, lead) for parts in zip(*xs, strict=True))
-        return joined, torch.cat(ys, lead)
+        xs, ys = zip(*(source.next() for source in self._sources), strict=True)
+        if len({y.is_floating_point() for y in ys}) > 1 or len({y.ndim for y in ys}) > 1:
+            kinds = ", ".join(f"{y.dtype} {tuple(y.shape)}" for y in ys)
+            raise ShapeError(
+                f"the sources of a Mixture give labels of several kinds ({kinds}): make all of them "
+                "class numbers, or all rows of probabilities (one_hot(y, K).float())."
+            )
+        return joined_inputs(xs, dim=self._dim), torch.cat(ys, self._dim)
 
     def state_dict(self) -> dict[str, Any]:
         return {"sources": [source.state_dict() for source in self._sources]}
@@ -110,39 +131,114 @@ class Mixture:
             source.load_state_dict(inner)
 
 
+class Remembered:
+    """A source that still has its last batch, for whoever asks about it later.
+
+    Attributes
+    ----------
+    last : (x, y) or None
+    """
+
+    def __init__(self, source: ValidationSource) -> None:
+        self._source = source
+        self.last: Pair | None = None
+
+    def __repr__(self) -> str:
+        return repr(self._source)
+
+    def next(self) -> Pair:
+        self.last = self._source.next()
+        return self.last
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._source.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._source.load_state_dict(state)
+
+
 class _Rows:
     """A pair of tensors: all of it, or rows without replacement from a reshuffled order."""
 
-    def __init__(self, x: Any, y: Tensor, *, batch_size: int | None, seed: int) -> None:
-        self._x, self._y, self._dim = x, y, _leading(y)
-        self._count = y.shape[self._dim] if y.ndim else 0
+    def __init__(self, x: Any, y: Tensor, *, batch_size: int | None, seed: int, dim: int) -> None:
+        self._x, self._y, self._dim = x, y, dim
+        self._count = y.shape[self._dim] if y.ndim > dim else 0
         if not self._count:
             raise EmptyValidationError(
                 f"validation has no rows (y has shape {tuple(y.shape)}). Pass labelled samples; "
                 "hold some training samples out if there is no validation set."
             )
-        sizes = {t.shape[self._dim] for t in _tensors(x)}
+        sizes = {t.shape[self._dim] if t.ndim > self._dim else 0 for t in _tensors(x)}
         if sizes != {self._count}:
             raise ShapeError(
                 f"validation inputs have {sorted(sizes)} rows and labels {self._count}, along "
                 f"dimension {self._dim}. Both need one row per sample."
             )
         self._batch_size = batch_size if batch_size and batch_size < self._count else None
-        self._generator = torch.Generator().manual_seed(seed)
-        self._order, self._position = torch.empty(0, dtype=torch.long), 0
+        self._draws = _Draws(self._count, seed=seed)
+
+    def __repr__(self) -> str:
+        return f"{self._count} rows"
 
     def next(self) -> Pair:
         if self._batch_size is None:
             return self._x, self._y
-        if self._position + self._batch_size > len(self._order):
-            self._order = torch.randperm(self._count, generator=self._generator)
-            self._position = 0
-        rows = self._order[self._position : self._position + self._batch_size]
-        self._position += self._batch_size
+        rows = self._draws.next(self._batch_size)
         return (
             map_tensors(self._x, lambda t: t.index_select(self._dim, rows.to(t.device))),
             self._y.index_select(self._dim, rows.to(self._y.device)),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._draws.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._draws.load_state_dict(state)
+
+
+class _Items:
+    """Items of a data set without replacement, collated as a DataLoader does."""
+
+    def __init__(self, items: Any, *, batch_size: int, seed: int) -> None:
+        if not len(items):
+            raise EmptyValidationError(
+                f"the validation data set ({type(items).__name__}) is empty. Pass labelled samples; "
+                "hold some training samples out if there is no validation set."
+            )
+        self._items, self._batch_size = items, min(batch_size, len(items))
+        self._draws, self._stream = _Draws(len(items), seed=seed), PrivateStream(seed)
+
+    def __repr__(self) -> str:
+        return f"{type(self._items).__name__} of {len(self._items)}"
+
+    def next(self) -> Pair:
+        rows = self._draws.next(self._batch_size).tolist()
+        with self._stream.swapped_in():
+            return _as_pair(default_collate([self._items[row] for row in rows]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"draws": self._draws.state_dict(), "stream": self._stream.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._draws.load_state_dict(state["draws"])
+        self._stream.load_state_dict(state["stream"])
+
+
+class _Draws:
+    """Row numbers without replacement, from an order shuffled anew when it runs out."""
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self._count = count
+        self._generator = torch.Generator().manual_seed(seed)
+        self._order, self._position = torch.empty(0, dtype=torch.long), 0
+
+    def next(self, size: int) -> Tensor:
+        if self._position + size > len(self._order):
+            self._order = torch.randperm(self._count, generator=self._generator)
+            self._position = 0
+        rows = self._order[self._position : self._position + size]
+        self._position += size
+        return rows
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -170,6 +266,9 @@ class _Cycle:
         self._pass_began = self._stream.state_dict()
         self._iterator: Any = None
         self._drawn = 0
+
+    def __repr__(self) -> str:
+        return type(self._batches).__name__
 
     def next(self) -> Pair:
         with self._stream.swapped_in():
@@ -222,6 +321,9 @@ class _Function:
     def __init__(self, draw: Callable[[], Any], *, seed: int) -> None:
         self._draw, self._stream = draw, PrivateStream(seed)
 
+    def __repr__(self) -> str:
+        return getattr(self._draw, "__name__", type(self._draw).__name__)
+
     def next(self) -> Pair:
         with self._stream.swapped_in():
             return _as_pair(self._draw())
@@ -237,10 +339,15 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Apply `change` to a tensor, or to every tensor of a mapping or tuple."""
     if isinstance(value, Tensor):
         return change(value)
+    if isinstance(value, PackedSequence):
+        # Lengths stay on the CPU, where recurrent nets want them.
+        kept = (None if order is None else change(order) for order in value[2:])
+        return PackedSequence(change(value.data), value.batch_sizes, *kept)
     if isinstance(value, Mapping):
         return {key: map_tensors(item, change) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return tuple(map_tensors(item, change) for item in value)
+        changed = [map_tensors(item, change) for item in value]
+        return type(value)(*changed) if hasattr(value, "_fields") else tuple(changed)
     return value
 
 
@@ -264,8 +371,3 @@ def _as_pair(batch: Any) -> Pair:
         f"a validation batch is {shape}: expected (x, y) with y a tensor, or a dict with 'labels'. "
         "Wrap the source in a generator class that yields that."
     )
-
-
-def _leading(y: Tensor) -> int:
-    """Number of leading dimensions: hard labels end in B, soft ones in (B, K)."""
-    return max(y.ndim - (2 if y.is_floating_point() else 1), 0)

@@ -17,6 +17,7 @@ from benchmarks.sources import Source
 if TYPE_CHECKING:
     from benchmarks.data import Data, Split
 
+LICENCE = "CC BY 4.0"
 SIZES = (28, 64, 128, 224)
 NAMES = (
     "pathmnist",
@@ -66,6 +67,11 @@ def source(name: str, size: int = 28) -> Source:
         checksum=f"md5:{about[f'MD5{suffix}']}",
         size=BYTES.get(name, 0) if size == 28 else 0,
     )
+
+
+def files_read(name: str, *, size: int = 28, **others: Any) -> list[tuple[Source, ...]]:
+    """List the one file that a run of these settings reads."""
+    return [(source(name, size),)]
 
 
 def __getattr__(attribute: str) -> dict[str, tuple[Source, ...]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.record import replacing
 from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
 from benchmarks.train import Interrupted, Training
@@ -18,13 +19,8 @@ from benchmarks.train import Interrupted, Training
 
 def saved(content: dict, path: Path) -> None:
     """Write tensors by atomic rename: a file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as fresh:
+        torch.save(content, fresh)
 
 
 class Checkpoint:
@@ -58,7 +54,8 @@ class Checkpoint:
 
     def save(self, training: Training) -> None:
         """Write the state by atomic rename."""
-        saved({**training.state_dict(), "source": self.source}, self.path)
+        made_from = {"source": self.source, "content": training.data.content}
+        saved({**training.state_dict(), **made_from}, self.path)
         self.written = time.monotonic()
 
     def resume(self, training: Training) -> bool:
@@ -77,8 +74,9 @@ class Checkpoint:
                 stacklevel=2,
             )
             return False
-        if state.get("source") != self.source:
-            # Half a run by the source of yesterday and half by today's would be nobody's result.
+        if (state.get("source"), state.get("content")) != (self.source, training.data.content):
+            # Half a run by the source or on the data of yesterday and half by today's would be
+            # nobody's result.
             self.path.unlink()
             return False
         training.load_state_dict(state)

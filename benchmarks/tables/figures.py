@@ -6,9 +6,8 @@ The same records give the same bytes: matplotlib's Agg canvas without a display,
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from benchmarks.record import PROTOCOL, replacing
 from benchmarks.tables.cells import Row, Table
+from benchmarks.tables.progress import shown
+from benchmarks.tables.protocols import OLD_PROTOCOL
+from benchmarks.tables.selection import trains_on_validation
 from benchmarks.tables.verdicts import Graded
 
 COLORS = {
@@ -64,20 +67,28 @@ def draw(collected: list[Table], graded: list[Graded], folder: Path) -> list[Pat
     """
     import matplotlib
 
+    waiting = [
+        (folder / f"table{table.id}-{name}.png", make)
+        for table in collected
+        for name, make in _figures(table, graded)
+    ]
     written = []
     with matplotlib.rc_context(RC):
-        for table in collected:
-            for name, figure in _figures(table, graded):
-                written.append(folder / f"table{table.id}-{name}.png")
-                save(figure, written[-1])
+        for target, make in shown(waiting, "drawing figures"):
+            if figure := make():
+                save(figure, target)
+                written.append(target)
     return written
 
 
-def _figures(table: Table, graded: list[Graded]) -> Iterator[tuple[str, Figure]]:
+def _figures(
+    table: Table, graded: list[Graded]
+) -> Iterator[tuple[str, Callable[[], Figure | None]]]:
+    """Name every figure of a table, and how to make it."""
     lines = [g for g in graded if g.table == table.id and g.is_run and g.claim.kind == "metric"]
     for name in dict.fromkeys(line.name for line in lines):
         of_claim = [line for line in lines if line.name == name]
-        yield f"claims-{_slug(name)}", forest(of_claim, order=list(table.metric_of))
+        yield f"claims-{_slug(name)}", partial(forest, of_claim, order=list(table.metric_of))
     for backbone, upstream in dict.fromkeys((r.backbone, r.upstream) for r in table.rows):
         rows = [
             r for r in table.rows if r.backbone == backbone and r.upstream in (upstream, "none")
@@ -87,12 +98,11 @@ def _figures(table: Table, graded: list[Graded]) -> Iterator[tuple[str, Figure]]
         ):
             continue  # rows without augmentation are drawn with each upstream's
         place = f"{backbone}-{upstream}".replace("+", "-")
-        heading = f"Table {table.id}, {backbone}, {upstream}"
+        heading = f"Table {table.id}, {backbone}, {upstream}{_mark(table.protocol)}"
         panels = {"nll": {"val/nll": "validation NLL", "test/nll": "test NLL"}}
         panels["diagnostics"] = _diagnostic_panels(table, rows)
         for kind, series in panels.items():
-            if figure := curves(table, rows, series, heading=heading):
-                yield f"{kind}-{place}", figure
+            yield f"{kind}-{place}", partial(curves, table, rows, series, heading=heading)
 
 
 def forest(lines: list[Graded], *, order: Sequence[str]) -> Figure:
@@ -124,7 +134,7 @@ def forest(lines: list[Graded], *, order: Sequence[str]) -> Figure:
         f"difference to {baseline}, percentage points (95 % interval, n = {_counts(lines)})"
     )
     where = f"Table {first.table}, {first.row.backbone}, {first.row.upstream}"
-    axes.set_title(f"{where}: {first.claim.id}", loc="left", fontsize=10)
+    axes.set_title(f"{where}: {first.claim.id}{_mark(first.protocol)}", loc="left", fontsize=10)
     handles = [
         axes.plot([], [], "o-", color=_color(r, refiners), ms=4.5, label=r)[0] for r in refiners
     ]
@@ -156,14 +166,14 @@ def curves(
         return None
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in drawn))
     names = [name for name in series if any(n == name for _, n, _ in drawn)]
-    shown = [row for row in rows if any(r == row for _, _, r in drawn)]
+    present = [row for row in rows if any(r == row for _, _, r in drawn)]
     figure = blank(2.2 + 3.2 * len(names), 1.0 + 2.1 * len(datasets))
     panels = figure.subplots(len(datasets), len(names), squeeze=False)
-    refiners = [row.refiner for row in shown]
+    refiners = [row.refiner for row in present]
     for i, dataset in enumerate(datasets):
         for j, name in enumerate(names):
             axes = panels[i, j]
-            for row in shown:
+            for row in present:
                 if (points := drawn.get((dataset, name, row))) is not None:
                     _band(axes, points, _color(row.refiner, refiners))
             epochs = sorted({x for line in axes.lines for x in line.get_xdata()})
@@ -201,8 +211,8 @@ def _diagnostic_panels(table: Table, rows: Sequence[Row]) -> dict[str, str]:
         if name.startswith("refiner/")
     }
     known = {f"refiner/{name}": title for name, title in DIAGNOSTICS.items()}
-    if shown := {name: title for name, title in known.items() if name in found}:
-        return shown
+    if reported := {name: title for name, title in known.items() if name in found}:
+        return reported
     return {name: name.removeprefix("refiner/").replace("_", " ") for name in sorted(found)[:4]}
 
 
@@ -240,7 +250,7 @@ def _band(axes, points: tuple[np.ndarray, np.ndarray, np.ndarray], color: str) -
 def _saw_validation(table: Table, row: Row) -> bool:
     """Whether a row trains on the validation data; its NLL there falls to 0 and would set the scale."""
     records = (r for (place, _), runs in table.runs.items() if place == row for r in runs.values())
-    return any(record.spec.settings.train_on == "train+validation" for record in records)
+    return any(trains_on_validation(record.spec) for record in records)
 
 
 def _share_scale(axes: Sequence, drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
@@ -280,12 +290,16 @@ def _widen(axes, lines: list[Graded]) -> None:
         axes.set_xscale("symlog", linthresh=3, linscale=1.5)
         ticks = [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100]
         low, high = min(min(values) * 1.3, -1.0), max(max(values) * 1.3, 1.0)
-        shown = [t for t in ticks if low <= t <= high]
-        axes.set_xticks(shown, [f"{t:+d}".replace("-", "−") if t else "0" for t in shown])
+        ticks = [t for t in ticks if low <= t <= high]
+        axes.set_xticks(ticks, [f"{t:+d}".replace("-", "−") if t else "0" for t in ticks])
         axes.minorticks_off()
         axes.set_xlim(low, high)
     else:
         axes.margins(x=0.05)
+
+
+def _mark(protocol: int) -> str:
+    return "" if protocol == PROTOCOL else f" ({OLD_PROTOCOL})"
 
 
 def _counts(lines: list[Graded]) -> str:
@@ -321,13 +335,6 @@ def blank(width: float, height: float) -> Figure:
 
 def save(figure: Figure, target: Path) -> None:
     """Write a PNG by atomic rename, without the software's version or a date in it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            figure.savefig(stream, format="png", metadata={"Software": None})
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(target) as fresh:
+        # Not `savefig`, which draws everything twice.
+        figure.canvas.print_png(fresh, metadata={"Software": None})

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from saflex.errors import EstimatorError
 from saflex.forward import ModelView, dual_numbers, logits_of, undisturbed
-from saflex.gradient import Loss, Tangent, mean_cross_entropy
+from saflex.gradient import Tangent
+from saflex.losses import Loss, mean_cross_entropy
 
 __all__ = ["classifier_gradient", "classifier_name", "derivative"]
 

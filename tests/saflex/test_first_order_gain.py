@@ -8,6 +8,7 @@ from reference_models import MODELS, K, Single, Stack, inputs, mlp
 from scipy.optimize import linprog
 
 from saflex import (
+    CrossEntropy,
     gradient_products,
     sample_weights,
     soft_cross_entropy,
@@ -58,7 +59,9 @@ def test_a_stack_loses_validation_loss_model_by_model():
     stack = Stack(3).double()
     x = torch.randn(3, 8, 5, dtype=torch.float64)
     xv, yv = torch.randn(3, 6, 5, dtype=torch.float64), torch.randint(0, K, (3, 6))
-    pi = gradient_products(stack, x, validation_gradient(stack, xv, yv))
+    pi = gradient_products(
+        stack, x, validation_gradient(stack, xv, yv, loss=CrossEntropy(layout="stack"))
+    )
     y = soft_labels(pi, torch.full_like(pi, 1 / K), tau=0)
     w = sample_weights(pi, y)
     predicted = (w * (pi * y).sum(-1)).sum(-1)

@@ -22,7 +22,7 @@ from reference_models import (
 from scipy.stats import spearmanr
 from torch import nn
 
-from saflex import gradient_products, inner_products, validation_gradient
+from saflex import CrossEntropy, gradient_products, inner_products, validation_gradient
 from saflex.contrastive import caption_rows, contrastive_cross_entropy
 from saflex.validation import map_tensors
 
@@ -156,7 +156,8 @@ def test_a_stack_of_models_gives_each_model_its_own_pi(replicas, batch, rows):
     x = torch.randn(replicas, batch, 5, dtype=torch.float64)
     xv = torch.randn(replicas, rows, 5, dtype=torch.float64)
     yv = torch.randint(0, K, (replicas, rows))
-    together = gradient_products(stack, x, validation_gradient(stack, xv, yv))
+    loss = CrossEntropy(layout="stack")
+    together = gradient_products(stack, x, validation_gradient(stack, xv, yv, loss=loss))
     assert together.shape == (replicas, batch, K)
     for r in range(replicas):
         alone = Single(stack, r).double()

@@ -95,7 +95,7 @@ def test_each_model_of_a_stack_remembers_for_itself():
             torch.testing.assert_close(found[r], alone[r](index[r], row[r]))
     stack = Stack(3).double()
     x, y = torch.randn(3, 12, 5, dtype=torch.float64), torch.arange(36).view(3, 12) % K
-    refine = Saflex(stack, validation=(x, y), memory=1.0)
+    refine = Saflex(stack, validation=(x, y), memory=1.0, layout="stack")
     refine(x, y, index=torch.arange(12).expand(3, 12))
     assert len(refine.log.each()) == 3
 

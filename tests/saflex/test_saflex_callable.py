@@ -111,7 +111,7 @@ def test_a_pair_of_tensors_is_used_whole_or_row_by_row_without_replacement():
 
 def test_replicated_rows_are_drawn_along_the_sample_dimension():
     x, y = torch.randn(3, 12, 5), torch.randint(0, K, (3, 12))
-    xb, yb = as_source((x, y), batch_size=4).next()
+    xb, yb = as_source((x, y), batch_size=4, dim=1).next()
     assert (xb.shape, yb.shape) == ((3, 4, 5), (3, 4))
 
 
@@ -314,11 +314,14 @@ def test_replicas_trained_at_once_equal_replicas_trained_alone(estimator):
 
     def run(model, pair, validation):
         optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-        refine = Saflex(model, validation=validation, precondition=optimizer, **settings)
+        layout = "stack" if model is stack else "samples"
+        refine = Saflex(
+            model, validation=validation, precondition=optimizer, layout=layout, **settings
+        )
         for _ in range(4):
             batch = refine(*pair)
             optimizer.zero_grad()
-            soft_cross_entropy(model(batch.x), batch.y, batch.w).backward()
+            refine.loss(model, batch).backward()
             optimizer.step()
         return batch
 
