@@ -1,4 +1,4 @@
-"""The wheel: the library alone, built, installed into an empty environment, README's example run there."""
+"""The wheel is the library alone and runs the README's loop; a checkout's commands work from anywhere."""
 
 from __future__ import annotations
 

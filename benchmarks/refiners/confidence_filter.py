@@ -41,6 +41,8 @@ class ConfidenceFilter(Refiner):
         super().__init__(context)
         if drop not in ("both", "mislabelled", "unchanged"):
             raise BenchmarkError(f"drop={drop!r}: expected both, mislabelled or unchanged")
+        if hasattr(context.model, "pair_logits"):
+            raise BenchmarkError("confidence-filter trains a classifier, not an image-text model")
         self.epochs, self.drop = epochs or context.epochs, drop
         # Before the run's first step: both classifiers start from the same weights.
         self.judge = copy.deepcopy(context.model)

@@ -1,4 +1,4 @@
-"""JSON schema of a suite file, so that an editor completes and checks it: `python -m benchmarks.suites.schema`.
+"""JSON schema of a suite file, for editors to check it by: `python -m benchmarks.suites.schema`.
 
 Written from the models that `benchmarks.suite` checks with, and the names that are registered; a test says
 when ``schema.json`` is no longer what this makes. It cannot say which rows a table may name: that and

@@ -38,7 +38,8 @@ def end_group(process) -> None:
     """End what a test started and is still there."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    if not process.stdout.closed:
+        process.communicate()
 
 
 KILLED_AFTER_THE_FIRST_RECORD = """
