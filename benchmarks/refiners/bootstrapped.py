@@ -34,6 +34,8 @@ class Bootstrapped(Refiner):
     eps : share in [0, 1] of the model's prediction.
     """
 
+    labels_only = True
+
     def __init__(self, context: Context, *, eps: float = 0.5):
         super().__init__(context)
         if not 0 <= eps <= 1:

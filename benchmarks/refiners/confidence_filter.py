@@ -37,12 +37,12 @@ class ConfidenceFilter(Refiner):
     drop : ``both`` as in ALIA, or only ``mislabelled`` or ``unchanged`` images.
     """
 
+    labels_only = True
+
     def __init__(self, context: Context, *, epochs: int | None = None, drop: str = "both"):
         super().__init__(context)
         if drop not in ("both", "mislabelled", "unchanged"):
             raise BenchmarkError(f"drop={drop!r}: expected both, mislabelled or unchanged")
-        if hasattr(context.model, "pair_logits"):
-            raise BenchmarkError("confidence-filter trains a classifier, not an image-text model")
         self.epochs, self.drop = epochs or context.epochs, drop
         # Before the run's first step: both classifiers start from the same weights.
         self.judge = copy.deepcopy(context.model)

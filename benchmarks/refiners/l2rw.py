@@ -63,6 +63,8 @@ class LearningToReweight(Refiner):
     validation_batch : rows of validation data behind each decision (protocol: 128).
     """
 
+    labels_only = True
+
     def __init__(self, context: Context, *, validation_batch: int = 128):
         super().__init__(context)
         if validation_batch < 1:

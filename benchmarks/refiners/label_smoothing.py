@@ -21,6 +21,8 @@ class LabelSmoothing(Refiner):
     eps : share in [0, 1] spread over all K classes; 0.1 is the source's.
     """
 
+    labels_only = True
+
     def __init__(self, context: Context, *, eps: float = 0.1):
         super().__init__(context)
         if not 0 <= eps <= 1:

@@ -39,6 +39,8 @@ class LossWeights(Refiner):
     slope : steepness per standard deviation; negative prefers large losses (rare classes), 0 none.
     """
 
+    labels_only = True
+
     def __init__(self, context: Context, *, slope: float = 1.0):
         super().__init__(context)
         if isinstance(slope, bool) or not isinstance(slope, int | float):

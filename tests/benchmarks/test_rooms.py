@@ -70,6 +70,6 @@ def test_rooms_stand_in_one_order():
 
 
 def test_an_import_anywhere_in_a_module_is_an_arrow_and_a_type_hint_is_none():
-    """`table5` imports `datasets` inside a function, `datasets.cub` imports `Data` for type checkers alone."""
+    """`table5` imports `datasets` inside a function, `datasets.cub` imports `Data` for type checkers only."""
     assert "datasets" in arrows(["benchmarks.tables.table5"])["tables"]
     assert "data" not in arrows(["benchmarks.datasets.cub"])["datasets"]
