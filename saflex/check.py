@@ -199,16 +199,17 @@ def _require_settled(direction: ValidationDirection, view: ModelView, fresh: Fre
 def _second_look(direction: ValidationDirection, view: ModelView, fresh: Fresh) -> str:
     """Compare g with autograd on the model as it stands; return the pass's lowest precision."""
     targets = {name: view.trainable[name] for name in fresh.gradient}
-    written = {n: view.detached(p).requires_grad_() for n, p in targets.items() if view.writes(p)}
+    written = {n: p for n, p in view.trainable.items() if view.writes(p)}
+    written = {n: view.detached(p).requires_grad_() for n, p in written.items()}
     with undisturbed(view), _without_hooks(targets.values()), torch.enable_grad():
         with (
-            view.substituted([targets[n] for n in written], list(written.values())),
+            view.substituted([view.trainable[n] for n in written], list(written.values())),
             noting_precision(view) as seen,
         ):
             logits = logits_of(view.model, fresh.x)
             value = (direction.loss or mean_cross_entropy)(logits, fresh.y)
         require_known_leaves(view, logits, known=[*view.trainable.values(), *written.values()])
-        ordinary = gradient_of(value, targets | written)
+        ordinary = gradient_of(value, {n: written.get(n, p) for n, p in targets.items()})
     precision = lowest_precision(seen, view)
     _require_same(fresh.gradient, ordinary, precision)
     return precision

@@ -161,7 +161,7 @@ def _copied_tables(modules: Sequence[nn.Module]) -> Iterator[None]:
     found = [(m._parameters, m._parameters["weight"]) for m in modules if renormalises(m)]
     try:
         for home, weight in found:
-            home["weight"] = weight.detach().clone().requires_grad_(weight.requires_grad)
+            home["weight"] = weight.detach().clone()
         yield
     finally:
         for home, weight in found:

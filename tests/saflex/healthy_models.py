@@ -140,7 +140,9 @@ MODELS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 
 
 #: Those whose output is not that of one layer with parameters of its own.
-NO_LAST_LAYER = {"cosine head", "tied embedding"}
+NO_LAST_LAYER = {"linear", "cosine head", "tied embedding"}
+#: Those whose gradient is not the slope of their logits: a difference obeys no detach().
+NO_DIFFERENCE = {"detached branch", "embedding with max_norm"}
 
 
 def inputs_of(kind: str, batch: int, dtype: torch.dtype) -> torch.Tensor:
