@@ -18,6 +18,7 @@ from saflex.forward import ModelView, logits_of
 from saflex.leaves import require_known_leaves
 from saflex.losses import Loss, mean_cross_entropy
 from saflex.passes import undisturbed
+from saflex.validation import map_tensors
 
 __all__ = ["Tangent", "gradient_norm", "gradient_of", "validation_gradient"]
 
@@ -78,7 +79,7 @@ def validation_gradient(
         # Detached copies: hooks on the loop's own parameters must not fire.
         leaves = [view.detached(p).requires_grad_() for p in params.values()]
         with torch.enable_grad(), view.substituted(list(params.values()), leaves):
-            logits = logits_of(view.model, x)
+            logits = logits_of(view.model, map_tensors(x, Tensor.detach))
             if check:
                 others = (p for name, p in view.trainable.items() if name not in params)
                 require_known_leaves(view, logits, known=[*leaves, *others])

@@ -16,6 +16,7 @@ from saflex.gradient import gradient_of
 from saflex.leaves import require_known_leaves
 from saflex.passes import undisturbed
 from saflex.precision import DIFFERENCE, EXACT, lowest_precision, noting_precision
+from saflex.validation import map_tensors
 
 __all__ = ["require_transpose"]
 
@@ -46,7 +47,7 @@ def require_transpose(
     with undisturbed(view), torch.enable_grad(), noting_precision(view) as seen:
         leaves = {n: view.detached(p).requires_grad_() for n, p in params.items()}
         with view.substituted(list(params.values()), list(leaves.values())):
-            logits = logits_of(view.model, x)
+            logits = logits_of(view.model, map_tensors(x, Tensor.detach))
         others = (p for name, p in view.trainable.items() if name not in params)
         require_known_leaves(view, logits, known=[*leaves.values(), *others])
         generator = torch.Generator().manual_seed(0)
