@@ -25,7 +25,7 @@ class SaflexRefiner(Refiner):
 
     def __init__(self, context: Context, *, validation_batch: int = 128, **settings: Any):
         super().__init__(context)
-        chosen = self.form.changed(**settings)
+        chosen = self.form.changed(layout=context.task.layout, **settings)
         self.refine = context.task.saflex(
             context.model,
             validation=lambda: context.validation(validation_batch),

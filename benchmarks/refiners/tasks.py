@@ -28,6 +28,7 @@ class Classification:
     Parameters
     ----------
     autocast : context of the recipe's precision.
+    layout : "samples", or "stack" where `model` is R models side by side.
 
     Attributes
     ----------
@@ -43,8 +44,10 @@ class Classification:
         model: nn.Module,
         data: Data,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        *,
+        layout: str = "samples",
     ):
-        self.model, self.data, self.autocast = model, data, autocast
+        self.model, self.data, self.autocast, self.layout = model, data, autocast, layout
 
     def rows(self, split: Split, index: Tensor, streams: Streams) -> Tensor:
         """Raw training inputs of the rows `index` (B,), before any upstream."""

@@ -50,7 +50,7 @@ class Replicas(Training):
         self.upstream, self.ensemble = first.upstream, None
         self.model = Stack([run.model for run in runs])
         self.optimizer = build_optimizer(self.model, self.recipe)
-        self.task = Classification(self.model, self.data, self._autocast)
+        self.task = Classification(self.model, self.data, self._autocast, layout="stack")
         self.refiner: Refiner = _build("refiners", self.spec.settings.refiner, self._context())
         self.log: StackedLog | None = None
         if isinstance(self.refiner, SaflexRefiner):
