@@ -60,7 +60,7 @@ def refused(kind: type[Exception], attempt: Callable[[], object], *, naming: str
         said = " ".join(str(error).split())
         if naming not in said:
             raise AssertionError(f"{naming!r} is not in {said!r}") from error
-        return f"refused: {kind.__name__}, “{_first_sentence(said)}”".replace("|", "\\|")
+        return f"refused: {kind.__name__}, “{said}”".replace("|", "\\|")
     raise AssertionError(f"{kind.__name__} was expected, and nothing was raised")
 
 
@@ -84,11 +84,6 @@ def page(rows: Callable[[Situation], str] = Situation.row) -> str:
     return _HEAD.format(count=len(found), right=len(found) - refusals, refused=refusals) + "\n".join(
         tables
     )
-
-
-def _first_sentence(text: str) -> str:
-    end = text.find(". ")
-    return text if end < 0 else text[: end + 1]
 
 
 _HEAD = """# What was tried
