@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 BINS = 15
+SHUFFLE_SEED = 0  # for ever: it decides which rows a prediction is made with
 
 
 def evaluate(logits: Tensor, y: Tensor) -> dict[str, float]:
@@ -44,6 +45,15 @@ def evaluate(logits: Tensor, y: Tensor) -> dict[str, float]:
     elif len(classes) == probabilities.shape[1]:
         result["auroc"] = sk.roc_auc_score(target, probabilities, multi_class="ovr")
     return {name: float(value) for name, value in result.items()}
+
+
+def shuffled_order(count: int) -> Tensor:
+    """Order (N,) in which a split of `count` rows meets a model whose predictions depend on batch mates.
+
+    A function of the number alone: every run, method and device evaluates the same batches. The logits
+    go back to the split's own order: ``logits[order] = model(x[order])``, batch by batch.
+    """
+    return torch.randperm(count, generator=torch.Generator().manual_seed(SHUFFLE_SEED))
 
 
 def calibration_error(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS) -> float:

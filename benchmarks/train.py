@@ -55,13 +55,18 @@ class Training:
     Attributes
     ----------
     train : the rows that are trained on, `settings.train_on`.
+    length : rows of an epoch, those of the training split.
     seen : augmented and refined batch of the last step, for whoever looks on from `after_step`.
     """
 
     def __init__(self, spec: RunSpec, data: Data):
-        self.spec, self.data, self.recipe = spec, data, spec.settings.recipe
-        self.device = data.train.x.device
-        self.train = _rows(data, spec.settings.train_on)
+        self.spec, self.recipe = spec, spec.settings.recipe
+        self.device, self.length = data.train.x.device, len(data.train)
+        # Of the training split, whatever rows are trained on: the same loss for every method.
+        self.class_weights = _class_weights(data) if self.recipe.class_weights else None
+        if spec.settings.train_on == "validation":
+            data = data.validation_only()
+        self.data, self.train = data, _rows(data, spec.settings.train_on)
         torch.manual_seed(self._seed("init"))
         settings = spec.settings
         self.model = _build("models", settings.model, data).to(self.device)
@@ -166,7 +171,7 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.data.train) / self.recipe.batch_size)
+        return math.ceil(self.length / self.recipe.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to be bit-identical, readable with weights_only=True."""
@@ -288,7 +293,7 @@ class Training:
         Passes through the rows that are trained on follow each other, each in an order of its own; an
         epoch is a piece of that stream and a function of its number, so that resuming is exact.
         """
-        rows, length = len(self.train), len(self.data.train)
+        rows, length = len(self.train), self.length
         first, start = divmod(self.epoch * length, rows)
         passes = []
         for number in range(first, first + math.ceil((start + length) / rows)):
@@ -300,11 +305,6 @@ class Training:
         return derive(self.spec.dataset, self.spec.seed, purpose)
 
     def _context(self) -> Context:
-        weights = None
-        if self.recipe.class_weights:
-            # Of the training split, whatever rows are trained on: the same loss for every method.
-            y, classes = self.data.train.y, self.data.num_classes
-            weights = len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).float())
         return Context(
             model=self.model,
             optimizer=self.optimizer,
@@ -315,7 +315,7 @@ class Training:
             epochs=self.recipe.epochs,
             steps_per_epoch=self.steps_per_epoch,
             clean_share=self.spec.settings.clean_share,
-            class_weights=weights,
+            class_weights=self.class_weights,
         )
 
     def _validation_batch(self, size: int) -> tuple[Any, Tensor]:
@@ -379,6 +379,11 @@ def _rows(data: Data, train_on: str) -> Split:
     if len(splits) == 1:
         return splits[0]
     return Split(torch.cat([s.x for s in splits]), torch.cat([s.y for s in splits]))
+
+
+def _class_weights(data: Data) -> Tensor:
+    y, classes = data.train.y, data.num_classes
+    return len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).float())
 
 
 def _task(model: nn.Module, data: Data, autocast: Callable) -> Classification:
