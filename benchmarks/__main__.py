@@ -110,6 +110,30 @@ def fetch(
 
 
 @app.command()
+def cards(
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="default: all that the suite runs")
+    ] = None,
+    suite: SuiteName = "demo",
+    results: Results = None,
+) -> None:
+    """Count what a reader must know of each data set, shown with its tables: cards and tables/cards.md."""
+    from benchmarks import registry
+    from benchmarks import suite as suites
+    from benchmarks.spec import Component
+    from benchmarks.studies import cards as counting
+
+    loaded = suites.load(suite)
+    planned = counting.forms(suites.plan(loaded))
+    for name in dataset or []:
+        if name not in planned:  # none of the suite's: as it is without settings
+            registry.check("datasets", name)
+    wanted = {name: planned.get(name, [Component(name=name)]) for name in dataset or planned}
+    for path in counting.make(wanted, _folder(loaded.name, results)):
+        print(path)
+
+
+@app.command()
 def run(
     suite: SuiteName = "demo",
     bundle: Annotated[

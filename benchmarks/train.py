@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import registry
+from benchmarks import metrics, registry
 from benchmarks.data import Data, Split
 from benchmarks.errors import BenchmarkError
 from benchmarks.models.ensembling import WeightEnsemble
@@ -60,6 +60,7 @@ class Training:
     """
 
     def __init__(self, spec: RunSpec, data: Data):
+        data = metrics.checked(data, spec.metric)
         self.spec, self.recipe = spec, spec.settings.recipe
         self.device, self.length = data.train.x.device, len(data.train)
         # Of the training split, whatever rows are trained on: the same loss for every method.
@@ -219,12 +220,16 @@ class Training:
         self.model.eval()
         size = getattr(self.model, "evaluation_batch", EVALUATION_BATCH)
         with torch.no_grad():
-            predict = self.task.predictor()
+            predict, x = self.task.predictor(), split.x
+            order = torch.arange(len(split))
+            if getattr(self.model, "evaluation_order", "") == "shuffled":
+                order = metrics.shuffled_order(len(split))
+                x = x[order.to(self.device)]
             parts = [
-                predict(split.x[start : start + size]).float().cpu()
+                predict(x[start : start + size]).float().cpu()
                 for start in range(0, len(split), size)
             ]
-        logits = torch.cat(parts)
+        logits = torch.cat(parts)[order.argsort()]
         if not logits.isfinite().all():
             raise NonFiniteLoss(f"logits are not finite after step {self.steps}")
         return logits
@@ -244,8 +249,8 @@ class Training:
         with self._timed("evaluate"):
             self.last = measured = self.measure()
         primary = f"val/{self.spec.metric}"
-        # Where a class is absent from the validation rows the metric may be undefined: no best epoch.
-        if primary in measured and not (self.best and measured[primary] <= self.best[primary]):
+        # Undefined where validation lacks a class: `metrics.checked` has said so, nothing is selected.
+        if primary in measured and measured[primary] > self.best.get(primary, -math.inf):
             self.best = {**measured, "epoch": float(self.epoch)}
             if self.ensemble:
                 self.ensemble.note_best()

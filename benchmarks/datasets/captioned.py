@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from benchmarks.datasets.image_text import ImageTextData
     from benchmarks.sources import Source
 
+LICENCE = "CC BY 4.0"
 TEMPLATES = ("a photo of {}.", "{} under the microscope.")
 # With every word of `TEMPLATES`: else the rows that fine-tune train words that `zero-shot` reads untrained.
 PRETRAINING_TEMPLATES = (

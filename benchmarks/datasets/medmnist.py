@@ -17,6 +17,7 @@ from benchmarks.sources import Source
 if TYPE_CHECKING:
     from benchmarks.data import Data, Split
 
+LICENCE = "CC BY 4.0"
 SIZES = (28, 64, 128, 224)
 NAMES = (
     "pathmnist",

@@ -28,6 +28,7 @@ SAYS = {
     "none-train+val": {"alone", "rows"},
     "upstream": {"alone"},  # but see `adds_images`
     "train+val": {"rows"},
+    "l2rw": {"alone"},  # it weighs every row it trains on
     "val-only": {"alone", "rows"},
     "val-only+aug": {"rows"},
     # Methods that the paper compares with, as their authors train them.
