@@ -25,14 +25,18 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
 
 # Pins carry no index address, so pip's own settings decide where packages come from. uv is three times
-# as fast; byte code compiled now saves every process seconds of imports later. Stamped last, so that
-# an installation cut short is done again.
-$(READY): requirements.lock
+# as fast; byte code compiled now saves every process seconds of imports later. The library and the benchmark
+# are linked to this folder, `saflex-bench` with them; the lock has all they need, setuptools included.
+# Stamped last, so that an installation cut short is done again.
+EDITABLE := --no-deps --no-build-isolation -e . -e ./benchmarks
+$(READY): requirements.lock pyproject.toml benchmarks/pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if $(BIN)/pip install -q uv; then \
-	  $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -r requirements.lock; \
+	  $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -r requirements.lock && \
+	  $(BIN)/uv pip install -q --python $(BIN)/python $(EDITABLE); \
 	else \
-	  $(BIN)/pip install -q -r requirements.lock && $(BIN)/python -m compileall -q $(VENV)/lib; \
+	  $(BIN)/pip install -q -r requirements.lock && $(BIN)/python -m compileall -q $(VENV)/lib && \
+	  $(BIN)/pip install -q $(EDITABLE); \
 	fi
 	@touch $@
 

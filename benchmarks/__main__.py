@@ -27,7 +27,8 @@ SuiteName = Annotated[
     str, typer.Option("--suite", "-s", help="demo, cpu, paper, or the path of a suite's YAML file")
 ]
 Results = Annotated[
-    Path | None, typer.Option("--results", help="results folder; default: results/<suite>")
+    Path | None,
+    typer.Option("--results", help="results folder; default: results/<suite> of the checkout"),
 ]
 Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
 
@@ -106,6 +107,30 @@ def fetch(
     if not wanted:
         raise BenchmarkError("nothing to fetch: name a --dataset or a --suite")
     fetching.fetch(wanted, complete=complete)
+
+
+@app.command()
+def cards(
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", "-d", help="default: all that the suite runs")
+    ] = None,
+    suite: SuiteName = "demo",
+    results: Results = None,
+) -> None:
+    """Count what a reader must know of each data set, shown with its tables: cards and tables/cards.md."""
+    from benchmarks import registry
+    from benchmarks import suite as suites
+    from benchmarks.spec import Component
+    from benchmarks.studies import cards as counting
+
+    loaded = suites.load(suite)
+    planned = counting.forms(suites.plan(loaded))
+    for name in dataset or []:
+        if name not in planned:  # none of the suite's: as it is without settings
+            registry.check("datasets", name)
+    wanted = {name: planned.get(name, [Component(name=name)]) for name in dataset or planned}
+    for path in counting.make(wanted, _folder(loaded.name, results)):
+        print(path)
 
 
 @app.command()
@@ -198,24 +223,29 @@ def inspect(
 
 
 @app.command()
-def tables(suite: SuiteName = "demo", results: Results = None) -> None:
+def tables(
+    suite: SuiteName = "demo",
+    results: Results = None,
+    figures: Annotated[bool, typer.Option(help="draw the figures too")] = True,
+) -> None:
     """Rebuild tables, claims and figures from the records."""
     from benchmarks import suite as suites
     from benchmarks import tables as building
 
     loaded = suites.load(suite)
     folder = _folder(loaded.name, results)
-    written = building.build(loaded, folder)
+    evaluated = building.evaluate(loaded, folder)
+    written = building.build(evaluated, folder, figures=figures)
     if "2" in loaded.tables:
         from benchmarks.tables import table5
 
         table5.record_descriptions(folder)
         written += table5.write(folder / "tables", folder)
-    if (folder / "purification").is_dir():
+    if figures and (folder / "purification").is_dir():
         from benchmarks.studies import curves
 
         written.append(curves.figure(folder))
-    building.summary(loaded, folder)
+    building.summary(evaluated)
     print(f"{len(written)} files under {folder / 'tables'} and {folder / 'figures'}")
 
 
@@ -323,7 +353,9 @@ def track_check(
 
 
 def _folder(suite: str, results: Path | None) -> Path:
-    return results or Path("results") / suite
+    from benchmarks import record
+
+    return results or record.folder(suite)
 
 
 if __name__ == "__main__":

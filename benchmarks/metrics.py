@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from sklearn import metrics as sk
 from torch import Tensor
 
+from benchmarks.errors import BenchmarkError, UnknownName
+
+if TYPE_CHECKING:
+    from benchmarks.data import Data
+
 BINS = 15
+SHUFFLE_SEED = 0  # for ever: it decides which rows a prediction is made with
+NAMES = (
+    "accuracy",
+    "auroc",
+    "average_precision",
+    "balanced_accuracy",
+    "ece",
+    "macro_f1",
+    "nll",
+)
+# Rankings of one class against the others: undefined on a split that lacks a class.
+NEED_EVERY_CLASS = ("auroc", "average_precision")
 
 
 def evaluate(logits: Tensor, y: Tensor) -> dict[str, float]:
@@ -46,6 +65,15 @@ def evaluate(logits: Tensor, y: Tensor) -> dict[str, float]:
     return {name: float(value) for name, value in result.items()}
 
 
+def shuffled_order(count: int) -> Tensor:
+    """Order (N,) in which a split of `count` rows meets a model whose predictions depend on batch mates.
+
+    A function of the number alone: every run, method and device evaluates the same batches. The logits
+    go back to the split's own order: ``logits[order] = model(x[order])``, batch by batch.
+    """
+    return torch.randperm(count, generator=torch.Generator().manual_seed(SHUFFLE_SEED))
+
+
 def calibration_error(probabilities: np.ndarray, target: np.ndarray, bins: int = BINS) -> float:
     """Expected calibration error of the top class, equal-width bins (Guo et al. 2017).
 
@@ -59,3 +87,59 @@ def calibration_error(probabilities: np.ndarray, target: np.ndarray, bins: int =
     count = np.bincount(place, minlength=bins)
     gap = np.bincount(place, correct, bins) - np.bincount(place, confidence, bins)
     return float(np.abs(gap)[count > 0].sum() / len(target))
+
+
+def checked(data: Data, metric: str) -> Data:
+    """Make sure, before training, that a run's primary metric exists where it is to be measured.
+
+    Returns
+    -------
+    Data
+        The same, with a note where the metric is undefined on the validation split: the best
+        validation epoch is then no selection, and the last epoch stands alone.
+
+    Raises
+    ------
+    UnknownName
+        No metric has this name.
+    BenchmarkError
+        A held-out split has no rows, or the metric is undefined on a test split, where a class is
+        absent.
+    """
+    if metric not in NAMES:
+        raise UnknownName("metric", metric, NAMES)
+    if metric == "average_precision" and data.num_classes != 2:
+        raise BenchmarkError(
+            f"{data.name}: average_precision is measured for two classes, not {data.num_classes}; "
+            "take auroc or accuracy"
+        )
+    notes = []
+    for name in ("validation", "test", "ood_test"):
+        split = getattr(data, name, None)
+        if split is None:
+            continue
+        if len(split) == 0:
+            raise BenchmarkError(
+                f"{data.name}: the {name} split has no rows to measure {metric} on"
+            )
+        absent = _absent(split.y, data) if metric in NEED_EVERY_CLASS else []
+        what = f"{data.name}: the {name} split ({len(split):,} rows) has none of {_listed(absent)}"
+        if absent and name != "validation":
+            raise BenchmarkError(
+                f"{what}, and {metric} is undefined there; take more rows or another metric"
+            )
+        if absent:
+            notes.append(f"{what}: {metric} is undefined there and no best validation epoch chosen")
+    return replace(data, notes=(*data.notes, *notes)) if notes else data
+
+
+def _absent(y: Tensor, data: Data) -> list[str]:
+    count = torch.bincount(y, minlength=data.num_classes)
+    names = data.class_names or tuple(str(number) for number in range(data.num_classes))
+    return [names[number] for number in (count == 0).nonzero().flatten().tolist()]
+
+
+def _listed(classes: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in classes[:3])
+    more = f" and {len(classes) - 3} more" if len(classes) > 3 else ""
+    return f"class{'es' if len(classes) > 1 else ''} {shown}{more}"

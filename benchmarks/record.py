@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.spec import Frozen, RunSpec
 
 SCHEMA = 1
+ROOT = Path(__file__).resolve().parents[1]
 
 # What runs of a table have in common beyond their settings (docs/protocol.md). A record without the
 # field is of protocol 1; records of two protocols are never averaged or compared.
@@ -60,6 +62,13 @@ class Record(Frozen):
     source: str = ""
 
 
+def folder(suite: str) -> Path:
+    """Place of a suite's results unless a command says otherwise: in the checkout, wherever one stands."""
+    place = ROOT / "results" / suite
+    here = Path.cwd()
+    return place.relative_to(here) if place.is_relative_to(here) else place
+
+
 def path_of(results: Path, spec: RunSpec) -> Path:
     """Place of a run's record: ``records/table2/qsar/mlp/cutmix/saflex/seed0.json``."""
     return results / "records" / f"{spec.name}.json"
@@ -78,19 +87,29 @@ def write(results: Path, record: Record) -> Path:
 
 
 def atomic_write(target: Path, text: str) -> None:
-    """Write through a temporary file in the same folder, flushed to disk, then renamed."""
+    """Write a text so that a reader sees the old file, the new one, never half of one."""
+    with replacing(target) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give an empty file beside `target` to write to; at the end it is flushed to disk and renamed.
+
+    Where the block raises, `target` stays as it was and nothing is left behind.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    fresh = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
+        yield fresh
+        with fresh.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        fresh.chmod(0o644)
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Record:

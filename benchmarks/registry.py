@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -77,11 +78,23 @@ def load(family: str, name: str) -> Callable:
     return _registered[family, name]
 
 
+def declared(family: str, name: str, constant: str) -> ast.expr | None:
+    """Read what a name's module assigns to a constant, without importing it; None if it does not."""
+    for node in _tree(importlib.util.find_spec(module_name(family, name)).origin).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == constant:
+            return node.value
+    return None
+
+
+@cache
+def _tree(path: str) -> ast.Module:
+    return ast.parse(Path(path).read_text(encoding="utf-8"))
+
+
 def _literal_names(path: Path) -> list[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
     decorators = [
         d
-        for node in tree.body
+        for node in _tree(str(path)).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
         for d in node.decorator_list
         if isinstance(d, ast.Call) and getattr(d.func, "id", None) == "register"

@@ -28,6 +28,7 @@ class Row(Frozen):
     clean_share: float = Field(0.0, ge=0, le=1)
     upstream: Name | None = None
     train_on: TrainOn = "train"
+    tuned: bool = Field(False, description="settings chosen by `tune`; not planned without them")
 
 
 class Entry(Frozen):
@@ -48,6 +49,7 @@ class Override(Frozen):
     model: dict[str, Any] = {}
     refiner: dict[str, Any] = {}
     clean_share: float | None = Field(None, ge=0, le=1)
+    lr_factor: float = Field(1.0, gt=0, description="times the learning rate that holds otherwise")
     seeds: int | None = Field(None, ge=1)
     skip: str | None = Field(None, description="do not run the matching cells, and why")
     reduced: str = ""
@@ -94,6 +96,10 @@ class Suite(Frozen):
     rows: dict[Name, Row] = {}
     tables: dict[Name, TableSpec]
     processes: int = Field(1, ge=1, description="runs of a bundle at once, on the same device")
+    chosen: dict[Name, list[Override]] = Field(
+        {},
+        description="by table, settings of tuned rows: or a file that `tune` writes, beside this one",
+    )
 
     @property
     def name(self) -> str:
@@ -148,6 +154,8 @@ def load(name_or_path: str | Path) -> Suite:
         )
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+        if isinstance(content, dict) and isinstance(content.get("chosen"), str):
+            content["chosen"] = _chosen(path.parent / content["chosen"])
         suite = Suite.model_validate(content)
     except yaml.YAMLError as error:
         raise BenchmarkError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
@@ -156,6 +164,13 @@ def load(name_or_path: str | Path) -> Suite:
     if problems := list(_unknown_names(suite)):
         raise BenchmarkError("\n".join(f"{path}: {problem}" for problem in problems))
     return suite
+
+
+def _chosen(path: Path) -> dict[str, Any]:
+    """Read the settings that `tune` chose, by table; none before it has run."""
+    if not path.exists():
+        return {}
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict) or {}
 
 
 def plan(suite: Suite, *, table: str | None = None) -> list[RunSpec]:
@@ -207,8 +222,9 @@ def _plan_table(suite: Suite, identifier: str, table: TableSpec):
 def _plan_cell(suite: Suite, identifier: str, cell: dict[str, str], entries: tuple):
     table = suite.tables[identifier]
     data_entry, model_entry, upstream_entry, row = entries
-    changes = [o for o in table.overrides if all(cell[k] in v for k, v in o.match.items())]
-    if any(change.skip for change in changes):
+    chosen = _matching(suite.chosen.get(identifier, []), cell) if row.tuned else []
+    changes = [*_matching(table.overrides, cell), *chosen]
+    if any(change.skip for change in changes) or (row.tuned and not chosen):
         return
     recipe, dataset = table.recipe.model_dump(), dict(data_entry.settings)
     model, refiner = dict(model_entry.settings), dict(row.settings)
@@ -218,6 +234,7 @@ def _plan_cell(suite: Suite, identifier: str, cell: dict[str, str], entries: tup
     clean_share = row.clean_share
     for change in changes:
         recipe.update(change.recipe)
+        recipe["lr"] *= change.lr_factor
         dataset.update(change.dataset)
         model.update(change.model)
         refiner.update(change.refiner)
@@ -249,6 +266,10 @@ def _plan_cell(suite: Suite, identifier: str, cell: dict[str, str], entries: tup
             metric=data_entry.metric or table.metric,
             reduced="; ".join(reduced),
         )
+
+
+def _matching(overrides: list[Override], cell: dict[str, str]) -> list[Override]:
+    return [o for o in overrides if all(cell[k] in v for k, v in o.match.items())]
 
 
 def _explain(path: Path, error: ValidationError) -> str:
@@ -301,6 +322,8 @@ def _unknown_names(suite: Suite):
                 yield f"{at}.rows: unknown row {name!r}: {suggestion(name, rows)}"
         for number, override in enumerate(table.overrides):
             yield from _check_override(f"{at}.overrides.{number}", table, override)
+        for number, override in enumerate(suite.chosen.get(identifier, [])):
+            yield from _check_override(f"chosen.{identifier}.{number}", table, override)
 
 
 def _unknown_settings(at: str, settings: dict[str, Any]):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks import registry
+from benchmarks import metrics, registry
 from benchmarks.data import Data, Split
 from benchmarks.errors import BenchmarkError
 from benchmarks.models.ensembling import WeightEnsemble
@@ -55,13 +55,19 @@ class Training:
     Attributes
     ----------
     train : the rows that are trained on, `settings.train_on`.
+    length : rows of an epoch, those of the training split.
     seen : augmented and refined batch of the last step, for whoever looks on from `after_step`.
     """
 
     def __init__(self, spec: RunSpec, data: Data):
-        self.spec, self.data, self.recipe = spec, data, spec.settings.recipe
-        self.device = data.train.x.device
-        self.train = _rows(data, spec.settings.train_on)
+        data = metrics.checked(data, spec.metric)
+        self.spec, self.recipe = spec, spec.settings.recipe
+        self.device, self.length = data.train.x.device, len(data.train)
+        # Of the training split, whatever rows are trained on: the same loss for every method.
+        self.class_weights = _class_weights(data) if self.recipe.class_weights else None
+        if spec.settings.train_on == "validation":
+            data = data.validation_only()
+        self.data, self.train = data, _rows(data, spec.settings.train_on)
         torch.manual_seed(self._seed("init"))
         settings = spec.settings
         self.model = _build("models", settings.model, data).to(self.device)
@@ -166,7 +172,7 @@ class Training:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.data.train) / self.recipe.batch_size)
+        return math.ceil(self.length / self.recipe.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to be bit-identical, readable with weights_only=True."""
@@ -214,12 +220,16 @@ class Training:
         self.model.eval()
         size = getattr(self.model, "evaluation_batch", EVALUATION_BATCH)
         with torch.no_grad():
-            predict = self.task.predictor()
+            predict, x = self.task.predictor(), split.x
+            order = torch.arange(len(split))
+            if getattr(self.model, "evaluation_order", "") == "shuffled":
+                order = metrics.shuffled_order(len(split))
+                x = x[order.to(self.device)]
             parts = [
-                predict(split.x[start : start + size]).float().cpu()
+                predict(x[start : start + size]).float().cpu()
                 for start in range(0, len(split), size)
             ]
-        logits = torch.cat(parts)
+        logits = torch.cat(parts)[order.argsort()]
         if not logits.isfinite().all():
             raise NonFiniteLoss(f"logits are not finite after step {self.steps}")
         return logits
@@ -239,8 +249,8 @@ class Training:
         with self._timed("evaluate"):
             self.last = measured = self.measure()
         primary = f"val/{self.spec.metric}"
-        # Where a class is absent from the validation rows the metric may be undefined: no best epoch.
-        if primary in measured and not (self.best and measured[primary] <= self.best[primary]):
+        # Undefined where validation lacks a class: `metrics.checked` has said so, nothing is selected.
+        if primary in measured and measured[primary] > self.best.get(primary, -math.inf):
             self.best = {**measured, "epoch": float(self.epoch)}
             if self.ensemble:
                 self.ensemble.note_best()
@@ -288,7 +298,7 @@ class Training:
         Passes through the rows that are trained on follow each other, each in an order of its own; an
         epoch is a piece of that stream and a function of its number, so that resuming is exact.
         """
-        rows, length = len(self.train), len(self.data.train)
+        rows, length = len(self.train), self.length
         first, start = divmod(self.epoch * length, rows)
         passes = []
         for number in range(first, first + math.ceil((start + length) / rows)):
@@ -300,11 +310,6 @@ class Training:
         return derive(self.spec.dataset, self.spec.seed, purpose)
 
     def _context(self) -> Context:
-        weights = None
-        if self.recipe.class_weights:
-            # Of the training split, whatever rows are trained on: the same loss for every method.
-            y, classes = self.data.train.y, self.data.num_classes
-            weights = len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).float())
         return Context(
             model=self.model,
             optimizer=self.optimizer,
@@ -315,7 +320,7 @@ class Training:
             epochs=self.recipe.epochs,
             steps_per_epoch=self.steps_per_epoch,
             clean_share=self.spec.settings.clean_share,
-            class_weights=weights,
+            class_weights=self.class_weights,
         )
 
     def _validation_batch(self, size: int) -> tuple[Any, Tensor]:
@@ -379,6 +384,11 @@ def _rows(data: Data, train_on: str) -> Split:
     if len(splits) == 1:
         return splits[0]
     return Split(torch.cat([s.x for s in splits]), torch.cat([s.y for s in splits]))
+
+
+def _class_weights(data: Data) -> Tensor:
+    y, classes = data.train.y, data.num_classes
+    return len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).float())
 
 
 def _task(model: nn.Module, data: Data, autocast: Callable) -> Classification:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from collections.abc import Iterable
-from pathlib import Path
 
 from benchmarks import registry, sources
 from benchmarks.sources import Source
@@ -26,15 +24,10 @@ def of(model: str) -> Source | None:
 
     The declaration is read without importing the module, which would import torch.
     """
-    module = registry.module_name("models", model)
     if model in BY_OPEN_CLIP:
         return BY_OPEN_CLIP[model]
-    path = importlib.util.find_spec(module).origin
-    for node in ast.parse(Path(path).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "WEIGHTS":
-            arguments = {k.arg: ast.literal_eval(k.value) for k in node.value.keywords}
-            return Source(**arguments)
-    return None
+    call = registry.declared("models", model, "WEIGHTS")
+    return call and Source(**{k.arg: ast.literal_eval(k.value) for k in call.keywords})
 
 
 def missing(specs: Iterable[RunSpec]) -> list[Source]:

@@ -140,6 +140,7 @@ class Saflex:
         self._log = StepLog()
         self.memory = None if s.memory is None else Memory(s.memory)
         self._course = Course()
+        self._validation_value: Tensor | None = None
         self._last_x: Any = None
 
     @classmethod
@@ -197,7 +198,10 @@ class Saflex:
                 f"memory={s.memory} needs to know which training row each sample is: call "
                 "refine(x, y, index=rows) with integers of shape (B,), or set memory=None."
             )
+        refreshes = self.direction.refreshes
         tangent = self.direction()  # line 1
+        if self.direction.refreshes > refreshes:
+            self._validation_value = self._validation_loss.last
         self._check(self.direction, x_aug, logits)
         z, dz = logit_derivatives(  # lines 2-3, the whole batch at once
             self.model,
@@ -243,7 +247,7 @@ class Saflex:
             gradient_norm=self.direction.norm,
             **visit,
         )
-        self._course.add(self.log.last, self._validation_loss.last)
+        self._course.add(self.log.last, self._validation_value)
         self._last_x = map_tensors(x_aug, Tensor.detach)
         layout = self.task.layout
         batch = Batch(x_aug, layout.as_given(y, shape), layout.weights_as_given(w, shape))
@@ -371,7 +375,7 @@ class Saflex:
             "direction": self.direction.state_dict(),
             "noise": {device: g.get_state() for device, g in self._noise.items()},
             "log": self.log.state_dict(),
-            "course": self._course.state_dict(),
+            "course": self._course.state_dict() | {"validation_loss": self._validation_value},
             "memory": None if self.memory is None else self.memory.state_dict(),
         }
 
@@ -383,6 +387,8 @@ class Saflex:
         device = next(self.model.parameters()).device
         self.log.load_state_dict(state["log"], device)
         self._course.load_state_dict(state["course"], device)
+        value = state["course"]["validation_loss"]
+        self._validation_value = None if value is None else value.to(device)
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"], device)
 

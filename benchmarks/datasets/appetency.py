@@ -25,6 +25,7 @@ PARTIAL = Source(
     size=1430570,
     partial=True,
 )
+LICENCE = "public (KDD Cup 2009, OpenML)"
 SOURCES = {"appetency": (COMPLETE, PARTIAL)}
 FIRST_CATEGORICAL = 191  # Var191 to Var230 are categorical in the competition's description
 PARTIAL_NOTE = (

@@ -20,6 +20,7 @@ MAT = Source(
     checksum="sha256:e4d47e499591ae31e5d7f0cd983367092353eac240f48e14c9b36457edb3460d",
     size=105540,
 )
+LICENCE = "public (UCI, in the form of ODDS)"
 SOURCES = {"arrhythmia": (MAT,)}
 MINIMUM_STD, DROPPED = 0.08, 18
 

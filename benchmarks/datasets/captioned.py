@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from benchmarks.datasets.image_text import ImageTextData
     from benchmarks.sources import Source
 
+LICENCE = "CC BY 4.0"
 TEMPLATES = ("a photo of {}.", "{} under the microscope.")
-PRETRAINING_TEMPLATES = ("an image of {}.", "a blood smear with {}.", "a photo of {}.")
+# With every word of `TEMPLATES`: else the rows that fine-tune train words that `zero-shot` reads untrained.
+PRETRAINING_TEMPLATES = (
+    "an image of {}.",
+    "a blood smear with {}.",
+    "a photo of {} under the microscope.",
+)
 STAIN = (0.6, 1.4)  # factors of haematoxylin and eosin in ood_test
 
 

@@ -24,6 +24,7 @@ ARFF = Source(
     path="tabular/click/Click_prediction_small_openml42733.arff",
     urls=("openml:42733",),
 )
+LICENCE = "public (OpenML)"
 SOURCES = {"click": (CSV, ARFF)}
 CATEGORICAL = ("ad_id", "advertiser_id", "keyword_id", "title_id", "description_id", "user_id")
 

@@ -26,6 +26,7 @@ GZIP = Source(
     checksum="sha256:fccb6343b69ea351e91039f4050221f018ec8856d91a8022c833ef44ada2e4e2",
     size=68750291,
 )
+LICENCE = "DbCL 1.0"
 SOURCES = {"credit": (CSV, GZIP)}
 
 

@@ -29,6 +29,7 @@ ARCHIVE = Source(
     checksum="md5:97eceeb196236b17998738112f37df78",
     size=1_150_585_339,
 )
+LICENCE = "non-commercial research"
 SOURCES = {"cub": (ARCHIVE, FOLDER), "cub-features": (ARCHIVE, FOLDER)}
 
 

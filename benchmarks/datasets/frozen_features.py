@@ -38,7 +38,9 @@ def encoded(data: Data, trunk: str) -> Data:
         if split is not None and id(split) not in known:
             known[id(split)] = Split(features(split.x, trunk), split.y)
     train = known[id(data.train)].x
-    mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
+    mean, std = train.mean(0), train.std(0)
+    # A feature that no training image moves trains no weight: 0 for every image, as in `tabular`.
+    std[std < 1e-6] = torch.inf
     return replace(
         data,
         kind="tabular",

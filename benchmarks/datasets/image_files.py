@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from benchmarks import sources
 from benchmarks.errors import DataError
+from benchmarks.record import replacing
 
 FORMAT = 1
 
@@ -94,16 +95,8 @@ def decoded(path: Path) -> Image.Image:
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write an .npz by atomic rename; nothing in it needs pickle."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **arrays)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as fresh, fresh.open("wb") as stream:
+        np.savez(stream, **arrays)
 
 
 def unpacked(archive: Path, folder: str) -> Path:

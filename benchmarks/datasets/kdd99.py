@@ -24,6 +24,7 @@ GZIP = Source(
     checksum="sha256:8045aca0d84e70e622d1148d7df782496f6333bf6eb979a1b0837c42a9fd9561",
     size=2144903,
 )
+LICENCE = "public (KDD Cup 1999, UCI)"
 SOURCES = {"kdd99": (GZIP,)}
 
 # Columns of the file in its own order (kddcup.names); the constant ones are dropped.

@@ -17,6 +17,7 @@ from benchmarks.sources import Source
 if TYPE_CHECKING:
     from benchmarks.data import Data, Split
 
+LICENCE = "CC BY 4.0"
 SIZES = (28, 64, 128, 224)
 NAMES = (
     "pathmnist",
@@ -44,7 +45,7 @@ def _info_module() -> ModuleType:
     package = importlib.util.find_spec("medmnist")
     if package is None or package.origin is None:
         raise BenchmarkError(
-            "the package medmnist is not installed: pip install 'saflex-bench[bench]'"
+            "the package medmnist is not installed: `make` installs what the benchmark needs"
         )
     path = Path(package.origin).with_name("info.py")
     spec = importlib.util.spec_from_file_location("_medmnist_info", path)

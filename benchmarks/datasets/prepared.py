@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -20,6 +18,7 @@ from filelock import FileLock
 from benchmarks import sources
 from benchmarks.datasets import tabular
 from benchmarks.datasets.tabular import Raw
+from benchmarks.record import replacing
 
 FORMAT = 1
 
@@ -73,18 +72,11 @@ def _save(path: Path, rows: Raw) -> None:
     arrays = {field.name: getattr(rows, field.name) for field in fields(Raw)}
     del arrays["provenance"]
     text = {"feature_names", "class_names", "notes"}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(
-                stream,
-                **{
-                    k: np.array(v, dtype=np.str_) if k in text else np.asarray(v)
-                    for k, v in arrays.items()
-                },
-            )
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as fresh, fresh.open("wb") as stream:
+        np.savez(
+            stream,
+            **{
+                k: np.array(v, dtype=np.str_) if k in text else np.asarray(v)
+                for k, v in arrays.items()
+            },
+        )

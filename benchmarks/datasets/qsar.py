@@ -28,6 +28,7 @@ ARFF = Source(
     checksum="md5:a2c189cd65511103fa540d7186155c24",
     size=154166,
 )
+LICENCE = "public (UCI, OpenML)"
 SOURCES = {"qsar": (CSV, ARFF)}
 
 

@@ -21,6 +21,7 @@ ARFF = Source(
         "https://www.openml.org/data/download/19335689/file1c556e3db171.arff",
     ),
 )
+LICENCE = "public (OpenML)"
 SOURCES = {"volkert": (ARFF,)}
 
 

@@ -6,6 +6,8 @@ estimate says which, and what it assumes. Imports no torch.
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import math
 from collections import defaultdict
@@ -14,12 +16,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any, Literal
 
 import yaml
 
-from benchmarks import sources, weights
-from benchmarks.forecast import clip as contrastive
+from benchmarks import record, registry, sources, weights
 from benchmarks.forecast import images as generation
 from benchmarks.running import devices
 from benchmarks.spec import RunSpec
@@ -28,8 +30,9 @@ from benchmarks.suite import Suite, bundles, plan
 Device = Literal["cpu", "gpu"]
 RATES = Path(__file__).with_name("cost_rates.yaml")
 
-# The model whose steps are counted in FLOPs, not by a rate (`contrastive.cost`).
-ARITHMETIC = "clip-vit-b16"
+# Constant of a model's module: which of its names are counted in FLOPs, not by a rate, and by what module
+# of this room.
+ESTIMATORS = "ESTIMATORS"
 
 # A scheduler kills a job that runs past its limit, so the limit is well above the estimate.
 RUNTIME_MARGIN = 3
@@ -132,7 +135,7 @@ def estimate(
 
 def show(suite: Suite, *, table: str | None = None) -> None:
     """Print the estimate of a suite or of one of its tables, from its records where it has some."""
-    whole = estimate(suite, table=table, results=Path("results") / suite.name)
+    whole = estimate(suite, table=table, results=record.folder(suite.name))
     specs = plan(suite, table=table)
     print(render(whole, _lacking(specs), by_bundle=table is not None), end="")
     for title, lines in _particulars(specs):
@@ -193,10 +196,10 @@ def _bundle_cost(
     spec, steps = specs[0], training_steps(specs[0])
     seconds, basis = _seconds_per_step(spec, device=device)
     run_seconds = steps * seconds + _evaluation_seconds(spec, device=device)
-    if device == "gpu" and spec.settings.model.name == ARITHMETIC:
-        row = contrastive.row_cost(specs)
+    if device == "gpu" and (arithmetic := _arithmetic(spec)):
+        row = arithmetic.row_cost(specs)
         steps, run_seconds = row.steps, 3600 * row.hours
-        basis = (f"{ARITHMETIC}: arithmetic of FLOPs, in full below",)
+        basis = (f"{spec.settings.model.name}: arithmetic of FLOPs, in full below",)
     if rate := measured.get(_method(spec)):
         run_seconds = steps * rate
         basis = ("measured: median of this suite's records of the same method",)
@@ -284,9 +287,20 @@ def _particulars(specs: list[RunSpec]) -> Iterable[tuple[str, list[str]]]:
     """Estimates that have an arithmetic of their own: generated images, and Table 4 row by row."""
     if lines := generation.render(generation.estimate(specs)):
         yield "images to generate for table 3", lines
-    if clip := [spec for spec in specs if spec.settings.model.name == ARITHMETIC]:
-        title, *lines = contrastive.render(contrastive.estimate(clip)).splitlines()
+    counted: dict[ModuleType, list[RunSpec]] = defaultdict(list)
+    for spec in specs:
+        if arithmetic := _arithmetic(spec):
+            counted[arithmetic].append(spec)
+    for arithmetic, own in counted.items():
+        title, *lines = arithmetic.render(arithmetic.estimate(own)).splitlines()
         yield title, [line.removeprefix("  ") for line in lines]
+
+
+def _arithmetic(spec: RunSpec) -> ModuleType | None:
+    """Give the module that a run's model names as its estimator, if it names one."""
+    names = registry.declared("models", spec.settings.model.name, ESTIMATORS)
+    module = names and ast.literal_eval(names).get(spec.settings.model.name)
+    return importlib.import_module(f"{__package__}.{module}") if module else None
 
 
 def _of(kind: str, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import yaml
 
-from benchmarks import sources, weights
+from benchmarks import record, sources, weights
 from benchmarks.errors import BenchmarkError
 from benchmarks.forecast import images as generation
 from benchmarks.suite import Suite, plan
@@ -36,7 +36,7 @@ class Finding:
 
 def main(suite: Suite, *, results: Path | None = None, uri: str | None = None) -> int:
     """Look at everything a suite needs and print a line each; 0 if nothing is missing, else 1."""
-    results = results or Path("results") / suite.name
+    results = results or record.folder(suite.name)
     found = list(findings(suite, results=results, uri=uri))
     for finding in found:
         print(f"{finding.level:<8} {finding.subject:<10} {finding.text}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks import record
 from benchmarks.errors import BenchmarkError, UnknownName
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def purify(
     from benchmarks import suite as suites
     from benchmarks.studies import curves, purification
 
-    folder = results or Path("results") / suite
+    folder = results or record.folder(suite)
     plan = suites.plan(suites.load(suite))
     watched = {
         name: specs

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from benchmarks.datasets.image_files import Index, decoded
 from benchmarks.generate import diffusion_weights as weights
 from benchmarks.generate import manifest as manifests
 from benchmarks.generate import prompts
+from benchmarks.record import replacing
 from benchmarks.seeds import derive
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -148,11 +148,13 @@ class _Training:
         from peft.utils import get_peft_model_state_dict
 
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
-        partial = f"partial-{os.getpid()}.safetensors"
-        StableDiffusionPipeline.save_lora_weights(
-            target.parent, unet_lora_layers=layers, weight_name=partial, safe_serialization=True
-        )
-        os.replace(target.parent / partial, target)
+        with replacing(target) as fresh:
+            StableDiffusionPipeline.save_lora_weights(
+                fresh.parent,
+                unet_lora_layers=layers,
+                weight_name=fresh.name,
+                safe_serialization=True,
+            )
 
     def _save(self, state: Path) -> None:
         content: dict[str, Any] = {
@@ -160,9 +162,8 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
         }
-        temporary = state.with_suffix(f".{os.getpid()}.tmp")
-        torch.save(content, temporary)
-        os.replace(temporary, state)
+        with replacing(state) as fresh:
+            torch.save(content, fresh)
 
     def _loss(self, generator: torch.Generator) -> Tensor:
         images, texts = self._batch(generator)

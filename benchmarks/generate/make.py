@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +13,7 @@ from benchmarks.datasets.image_files import Index
 from benchmarks.generate import manifest as manifests
 from benchmarks.generate.manifest import Location, Manifest
 from benchmarks.generate.plan import Request
+from benchmarks.record import replacing
 
 
 class Generator(Protocol):
@@ -88,13 +87,5 @@ def _make_batch(
 
 def _save(image: Image.Image, target: Path) -> None:
     """Write a PNG by atomic rename: a file that has its name is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            image.convert("RGB").save(stream, format="PNG")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(target) as fresh:
+        image.convert("RGB").save(fresh, format="PNG")

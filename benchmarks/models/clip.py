@@ -20,6 +20,9 @@ from benchmarks.models import clip_pretraining
 from benchmarks.registry import register
 from saflex import ImageTextLogits
 
+# For `benchmarks.forecast.cost`, which reads it without importing this module.
+ESTIMATORS = {"clip-vit-b16": "clip"}
+
 EVALUATION_BATCH = 512
 
 

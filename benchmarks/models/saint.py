@@ -3,7 +3,9 @@
 Features become tokens, tokens of one row attend to each other (column attention), then whole rows
 of the batch attend to each other (row, or intersample, attention); the CLS token is classified.
 Because of the second, a prediction depends on the rows it is evaluated with: `Saint.evaluation_batch`
-says how many, in the split's fixed order.
+says how many, `Saint.evaluation_order` that a split is shuffled before it is cut into batches, by a fixed
+seed. The authors evaluate in file order; where that is sorted by class, as KDD99's is, a batch mate tells
+the class (docs/protocol.md).
 
 The layers follow the authors' code where their text is silent: norm first, and the residual starts
 behind the norm; heads of width 16 (columns) and 64 (rows); no dropout inside the attention.
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.data import Data
+from benchmarks.models.tabular import LevelEmbedding
 from benchmarks.registry import register
 
 WIDE = 100  # features above which the authors shrink the embedding and the batch
@@ -103,7 +106,7 @@ class Tokens(nn.Module):
     A continuous column has its own perceptron 1 -> hidden -> dim. Where it is missing, the token is
     the column's mask embedding if the training rows have missing values there; a column that is
     missing for the first time at test falls back on the training mean, since nothing trained its
-    mask. A category unseen in training has the code 0, a row of its table like the others.
+    mask. A level unseen in training reads a trained vector too, see `LevelEmbedding`.
     """
 
     def __init__(self, data: Data, *, dim: int, hidden: int = 100):
@@ -115,7 +118,7 @@ class Tokens(nn.Module):
         self.register_buffer("continuous", torch.tensor(continuous, dtype=torch.long))
         self.register_buffer("can_miss", missing.cpu())
         self.cls = nn.Parameter(torch.randn(1, dim))
-        self.embeddings = nn.ModuleList(nn.Embedding(categories[j], dim) for j in self.categorical)
+        self.embeddings = nn.ModuleList(LevelEmbedding(data, j, dim) for j in self.categorical)
         self.mask = nn.Parameter(torch.randn(len(continuous), dim))
         # One perceptron a column, side by side; each starts as its two nn.Linear would.
         self.weight1 = nn.Parameter(torch.empty(len(continuous), hidden).uniform_(-1, 1))
@@ -146,12 +149,15 @@ class Saint(nn.Module):
 
     Attributes
     ----------
-    evaluation_batch : rows evaluated together, in the split's order: the recipe's batch size.
+    evaluation_batch : rows evaluated together: the recipe's batch size.
+    evaluation_order : ``shuffled``, by `benchmarks.metrics.shuffled_order`.
 
     Shape
     -----
     (..., B, F) -> (..., B, K). Row b of the result depends on all B rows of its batch.
     """
+
+    evaluation_order = "shuffled"
 
     def __init__(self, data: Data, *, dim: int, depth: int, heads: int, dropout: float, batch: int):
         super().__init__()

@@ -9,6 +9,39 @@ from benchmarks.data import Data
 from benchmarks.registry import register
 
 
+class LevelEmbedding(nn.Embedding):
+    """Embedding of a categorical column whose unknown level, code 0, was trained whatever the column.
+
+    Where `Data.in_training` turns rare levels into unknown ones, code 0 has a vector of its own, which
+    these train. A column without rare levels never shows one in training: there an unknown level reads
+    the mean of the known levels' vectors as they are, not the vector that it was initialised with.
+
+    Parameters
+    ----------
+    data : its training rows say which of the two a column is. column : index in x. dim : width.
+
+    Shape
+    -----
+    codes (...), int64 in [0, categories[column]) -> (..., dim).
+    """
+
+    def __init__(self, data: Data, column: int, dim: int):
+        super().__init__(data.categories[column], dim)
+        # A buffer: models stacked by `benchmarks.running.stacked`, their tables padded to one length,
+        # each divide by their own number of levels. None at all where there is nothing to average.
+        averaged = data.averaged_levels(column)
+        self.register_buffer("averaged", torch.tensor(averaged) if averaged else None)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        vectors = super().forward(codes)
+        if self.averaged is None:
+            return vectors
+        place = torch.arange(len(self.weight), device=codes.device)
+        known = ((place >= 1) & (place <= self.averaged)).to(self.weight.dtype)
+        mean = (known / self.averaged) @ self.weight
+        return torch.where((codes == 0).unsqueeze(-1), mean, vectors)
+
+
 class TabularInput(nn.Module):
     """Columns of mixed kinds (B, F) to one vector (B, width).
 
@@ -30,8 +63,7 @@ class TabularInput(nn.Module):
         self.register_buffer("continuous", torch.tensor(continuous, dtype=torch.long))
         self.register_buffer("can_miss", missing.nonzero().flatten().cpu())
         self.embeddings = nn.ModuleList(
-            nn.Embedding(categories[j], min(dim, (categories[j] + 1) // 2))
-            for j in self.categorical
+            LevelEmbedding(data, j, min(dim, (categories[j] + 1) // 2)) for j in self.categorical
         )
         embedded = sum(embedding.embedding_dim for embedding in self.embeddings)
         self.width = len(continuous) + len(self.can_miss) + embedded

@@ -51,10 +51,12 @@ class Refiner:
     Attributes
     ----------
     trains : False where nothing is trained (zero-shot).
+    divided : its weights are divided by the class weights of the labels as given already.
     ties : what texts of one class are to each other in image-text training, see `ImageText.uniform`.
     """
 
     trains: ClassVar[bool] = True
+    divided: ClassVar[bool] = False
     ties: str = "negatives"
 
     def __init__(self, context: Context):

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.refiners import Context, Refiner
 from benchmarks.registry import register
 from benchmarks.upstream import Augmented
-from saflex import Batch, soft_cross_entropy, soft_rows
+from saflex import Batch, soft_rows
 
 BATCH = 256
 
@@ -97,11 +98,8 @@ class ConfidenceFilter(Refiner):
                     group["lr"] = rate
                 order = torch.randperm(len(data.train), generator=generator).to(device)
                 for rows in order.split(size):
-                    clean = Batch.uniform(
-                        data.normalize(data.train.x[rows]), data.train.y[rows], data.num_classes
-                    )
-                    targets = clean.y if weights is None else clean.y * weights
-                    loss = soft_cross_entropy(self.judge(clean.x), targets, clean.w)
+                    x, y = data.normalize(data.train.x[rows]), data.train.y[rows]
+                    loss = cross_entropy(self.judge(x), y, weight=weights)
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from torch import nn
+
 from benchmarks.refiners import Context, Refiner
 from benchmarks.registry import register
 from benchmarks.upstream import Augmented
@@ -21,16 +23,17 @@ class SaflexRefiner(Refiner):
     """
 
     form: ClassVar[SaflexSettings]
-    ties = "share"
+    divided, ties = True, "share"
 
     def __init__(self, context: Context, *, validation_batch: int = 128, **settings: Any):
         super().__init__(context)
-        chosen = self.form.changed(**settings)
+        weights = context.class_weights  # they enter g, Pi and the labels too
         self.refine = context.task.saflex(
             context.model,
             validation=lambda: context.validation(validation_batch),
-            settings=chosen,
-            precondition=context.optimizer if chosen.precondition else None,
+            settings=self.form.changed(**settings),
+            optimizer=context.optimizer,
+            loss=None if weights is None else nn.CrossEntropyLoss(weight=weights),
             seed=context.seed,
         )
 

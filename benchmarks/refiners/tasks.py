@@ -74,10 +74,15 @@ class Classification:
         Tensor, scalar, or (R,) for a stack of R models.
         """
         context = refiner.context
-        batch = mixture(clean, refined, share=context.clean_share)
-        if context.class_weights is not None:
-            given = mixture(clean, self.uniform(refined.x, y), share=context.clean_share)
-            batch = class_weighted(batch, given, context.class_weights)
+        if (weights := context.class_weights) is not None:
+            clean = None if clean is None else class_weighted(clean, clean.y, weights)
+            if refiner.divided:
+                refined = refined._replace(y=refined.y * weights)
+            else:
+                refined = class_weighted(refined, self.uniform(refined.x, y).y, weights)
+        batch = refined
+        if clean is not None:
+            batch = Batch.joined(clean, refined, share=context.clean_share, dim=refined.w.ndim - 1)
         with self.autocast():
             loss = refiner.loss(self.model, batch)
         # Of a stack: the gradient of a sum gives each model that of its own loss.
@@ -94,28 +99,11 @@ class Classification:
         return predict
 
 
-def mixture(clean: Batch | None, refined: Batch, *, share: float) -> Batch:
-    """Union of a clean and a refined batch (Eq. 3), the clean one's weights summing to `share`.
-
-    Shape
-    -----
-    x (..., B, ...), y (..., B, K), w (..., B), with the same leading dimensions in both.
-    """
-    if clean is None or share == 0:
-        return refined
-    rows = clean.w.ndim - 1
-    return Batch(
-        torch.cat([clean.x, refined.x], rows),
-        torch.cat([clean.y, refined.y], rows),
-        torch.cat([share * clean.w, (1 - share) * refined.w], rows),
-    )
-
-
-def class_weighted(batch: Batch, given: Batch, weights: Tensor) -> Batch:
+def class_weighted(batch: Batch, given: Tensor, weights: Tensor) -> Batch:
     """Weigh each class's share of the labels by `weights`, (K,) or (R, 1, K).
 
-    The divisor is the weight of the labels as given: a loss divided by what was learned would reward
-    learning rare labels. With unrefined labels this is `nn.CrossEntropyLoss(weight=...)`.
+    The divisor is the weight of the labels as `given` (..., B, K): a loss divided by what was learned
+    would reward learning rare labels. With unrefined labels it is `nn.CrossEntropyLoss(weight=...)`.
     """
-    divisor = (given.w * (given.y * weights).sum(-1)).sum(-1, keepdim=True)
+    divisor = (given * weights).sum(-1).mean(-1, keepdim=True)
     return Batch(batch.x, batch.y * weights, batch.w / divisor)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.record import replacing
 from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
 from benchmarks.train import Interrupted, Training
@@ -18,13 +19,8 @@ from benchmarks.train import Interrupted, Training
 
 def saved(content: dict, path: Path) -> None:
     """Write tensors by atomic rename: a file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as fresh:
+        torch.save(content, fresh)
 
 
 class Checkpoint:

@@ -20,7 +20,7 @@ from benchmarks.refiners import Context, Refiner
 from benchmarks.refiners.saflex import SaflexRefiner
 from benchmarks.refiners.tasks import Classification
 from benchmarks.refiners.uniform import Uniform
-from benchmarks.running.stacked import Stack, StackedLog, signature, stack_refinement
+from benchmarks.running.stacked import Stack, StackedLog, StackedTask, signature, stack_refinement
 from benchmarks.train import NonFiniteLoss, Training, _build, build_optimizer
 from benchmarks.upstream import Augmented
 from saflex import Batch
@@ -47,10 +47,10 @@ class Replicas(Training):
         self.runs, self.failed = runs, {}
         self.spec, self.data, self.recipe = first.spec, first.data, first.recipe
         self.device, self.train, self.clock = first.device, first.train, first.clock
-        self.upstream, self.ensemble = first.upstream, None
+        self.upstream, self.ensemble, self.length = first.upstream, None, first.length
         self.model = Stack([run.model for run in runs])
         self.optimizer = build_optimizer(self.model, self.recipe)
-        self.task = Classification(self.model, self.data, self._autocast)
+        self.task = StackedTask(self.model, self.data, self._autocast)
         self.refiner: Refiner = _build("refiners", self.spec.settings.refiner, self._context())
         self.log: StackedLog | None = None
         if isinstance(self.refiner, SaflexRefiner):
@@ -232,6 +232,8 @@ def obstacle(run: Training) -> str:
         return "batch normalisation keeps running statistics"
     if isinstance(run.refiner, SaflexRefiner):
         settings = run.refiner.refine.settings
+        if run.class_weights is not None:
+            return "class weights differ between the seeds, and SAFLEX takes one set"
         if settings.estimator != "forward-mode":
             # One step length for a whole stack: a diverged model would spoil the others.
             return f"estimator {settings.estimator} does not keep stacked models apart"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from benchmarks.refiners.tasks import Classification
 from saflex import Saflex
 from saflex.direction import ValidationDirection
 from saflex.gradient import Tangent
@@ -64,6 +66,12 @@ class Stack(nn.Module):
 
     def _one(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(self.template, (parameters, buffers), (x,))
+
+
+class StackedTask(Classification):
+    """Classification by a stack: the refiner is told that its rows belong to R models."""
+
+    saflex = staticmethod(partial(Saflex, layout="stack"))
 
 
 class Dropout(nn.Module):

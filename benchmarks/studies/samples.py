@@ -7,8 +7,6 @@ label beside the learned one, with the weight the sample got.
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from torch import Tensor
 from benchmarks import registry
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
+from benchmarks.record import replacing
 from benchmarks.running.machine import default_device
 from benchmarks.spec import RunSpec
 from benchmarks.train import Training
@@ -179,13 +178,5 @@ def _classes(data: Data) -> str:
 
 def _save(figure: Figure, target: Path) -> None:
     """Write a PNG by atomic rename."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            FigureCanvasAgg(figure).print_png(stream)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(target) as fresh, fresh.open("wb") as stream:
+        FigureCanvasAgg(figure).print_png(stream)

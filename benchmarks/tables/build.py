@@ -1,17 +1,18 @@
-"""`build`: every table, claim and figure of a suite from its records, byte for byte the same each time."""
+"""`evaluate` a suite's records once; `build` writes tables, claims and figures, the same bytes each time."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.record import atomic_write, load_all
-from benchmarks.studies import timing
 from benchmarks.suite import Suite, load, plan
-from benchmarks.tables import claims, html, latex, long, markdown
+from benchmarks.tables import claims, html, latex, long, markdown, times
 from benchmarks.tables.cells import SELECTIONS, Table
 from benchmarks.tables.collect import collect
 from benchmarks.tables.efficiency import measure
 from benchmarks.tables.layout import lay_out
+from benchmarks.tables.progress import shown
 from benchmarks.tables.verdicts import Graded, grade
 
 RENDERERS = {"md": markdown.render, "tex": latex.render, "html": html.render}
@@ -32,45 +33,48 @@ def tables(suite: Suite | str, results: Path) -> list[Table]:
     results : the suite's results folder, which holds ``records/`` and may hold ``times/``.
     """
     suite = suite if isinstance(suite, Suite) else load(suite)
-    return collect(suite, plan(suite), load_all(results), timing.load_all(results))
+    results, runs = Path(results), plan(suite)
+    found = shown(load_all(results), "reading records", total=len(runs))
+    return collect(suite, runs, found, times.load_all(results))
 
 
-def claims_by_selection(collected: list[Table]) -> dict[str, list[Graded]]:
-    """Grade the claims in each selection, the primary one first."""
-    return {selection: grade(collected, selection=selection) for selection in SELECTIONS}
+@dataclass(frozen=True)
+class Evaluated:
+    """A suite's tables, and its claims graded in each selection, the primary one first."""
+
+    tables: list[Table]
+    claims: dict[str, list[Graded]]
 
 
-def build(
-    suite: Suite | str, results: Path, out: Path | None = None, *, figures: bool = True
-) -> list[Path]:
-    """Write ``tables/`` and ``figures/`` of a suite and remove what earlier calls left there.
-
-    Parameters
-    ----------
-    suite : a suite, its name or the path of its file.
-    results : the suite's results folder, which holds ``records/``.
-    out : where ``tables/`` and ``figures/`` go; default: the results folder itself.
-
-    Returns
-    -------
-    Paths of all files written, tables first.
+def evaluate(suite: Suite | str, results: Path) -> Evaluated:
+    """Collect a suite's tables and grade the claims about them.
 
     Raises
     ------
     BenchmarkError
-        A record is truncated or was edited. Nothing is written then.
+        A record is truncated or was edited.
     """
-    out = Path(out or results)
-    collected = tables(suite, Path(results))
-    graded = claims_by_selection(collected)
+    collected = tables(suite, results)
+    selections = shown(SELECTIONS, "grading claims")
+    return Evaluated(collected, {s: grade(collected, selection=s) for s in selections})
+
+
+def build(evaluated: Evaluated, out: Path, *, figures: bool = True) -> list[Path]:
+    """Write ``tables/`` and ``figures/`` below `out` and remove what earlier calls left there.
+
+    Returns
+    -------
+    Paths of all files written, tables first.
+    """
+    out, graded = Path(out), evaluated.claims
     written = []
-    for name, text in _texts(collected, graded).items():
+    for name, text in _texts(evaluated.tables, graded).items():
         written.append(out / "tables" / name)
         atomic_write(written[-1], text)
     if figures:
         from benchmarks.tables.figures import draw  # matplotlib takes a second to import
 
-        written += draw(collected, graded[SELECTIONS[0]], out / "figures")
+        written += draw(evaluated.tables, graded[SELECTIONS[0]], out / "figures")
     _remove_stale(out, written, folders=("tables", "figures") if figures else ("tables",))
     return written
 

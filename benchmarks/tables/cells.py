@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from benchmarks.record import Record
+from benchmarks.record import PROTOCOL, Record
+from benchmarks.tables.protocols import OLD_PROTOCOL
 
 SELECTIONS = ("last", "best_validation")
 CSV_COLUMNS = [
@@ -54,6 +55,7 @@ class Cell:
     reduced : what was reduced against the protocol, empty if nothing.
     status : empty where every planned seed is there; else what is missing and why.
     blank : the paper has no such cell, and the suite runs nothing of its row or column: a dash.
+    protocol : of the records behind it (`benchmarks.record.PROTOCOL`).
     """
 
     table: str
@@ -73,6 +75,7 @@ class Cell:
     reduced: str = ""
     status: str = ""
     blank: bool = False
+    protocol: int = PROTOCOL
 
     @property
     def difference(self) -> float:
@@ -82,12 +85,13 @@ class Cell:
     @property
     def note(self) -> str:
         """What a reader of this cell alone must know."""
-        return "; ".join(part for part in (self.status, self.reduced) if part)
+        old = OLD_PROTOCOL if self.n and self.protocol != PROTOCOL else ""
+        return "; ".join(part for part in (self.status, self.reduced, old) if part)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as data. Renderers turn it into files, the report into a page.
+    """A table as data. Renderers turn it into files.
 
     Attributes
     ----------
@@ -96,9 +100,10 @@ class Table:
     runs : the complete records behind the cells, by row and data set, by seed.
     dataset_notes : what a reader must know of a data set, from its records.
     notes : what a reader must know of the whole table.
+    protocol : of the records behind it; of today's where there is none.
     untimed : why the times of the runs are no measurement, empty if they are one.
     times : seconds of a training epoch by row and data set, by round, where they were measured apart
-        from the runs (`benchmarks.studies.timing`); they then stand for the runs' own.
+        from the runs (`benchmarks.tables.times`); they then stand for the runs' own.
     """
 
     id: str
@@ -111,6 +116,7 @@ class Table:
     missing: dict[tuple[Row, str], str] = field(default_factory=dict)
     dataset_notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    protocol: int = PROTOCOL
     untimed: str = ""
     times: dict[tuple[Row, str], dict[int, float]] = field(default_factory=dict)
 

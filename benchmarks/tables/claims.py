@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
 from benchmarks.paper import Claim, claims
-from benchmarks.tables import markdown
+from benchmarks.tables import markdown, protocols
 from benchmarks.tables.cells import SELECTIONS, Table
 from benchmarks.tables.layout import DASH, SELECTION_NAMES
 from benchmarks.tables.verdicts import Graded, applies
@@ -34,7 +34,11 @@ def kind(line: Graded) -> str:
 
 def render(by_selection: dict[str, list[Graded]], tables: list[Table]) -> str:
     """Markdown of the claims about a suite's tables: counts in each selection, lines in the primary one."""
-    parts = ["# Claims", RULES]
+    parts = ["# Claims"]
+    if old := [table for table in tables if table.runs and protocols.warning(table.protocol)]:
+        names = ", ".join(f"table {table.id}" for table in old)
+        parts.append(f"**{markdown.escape(f'{names}: {protocols.warning(old[0].protocol)}')}**")
+    parts.append(RULES)
     for selection, lines in by_selection.items():
         parts.append(f"## Counts, {SELECTION_NAMES[selection]}\n\n{_counts(lines)}")
     primary = by_selection[SELECTIONS[0]]
@@ -54,10 +58,11 @@ def _identity(line: Graded) -> tuple[str, str, str]:
 
 def _counts(lines: list[Graded]) -> str:
     """Counts by table, claim and row."""
-    keys = dict.fromkeys((x.table, x.claim.source, x.name, x.row.refiner) for x in lines)
+    grouped: dict[tuple[str, ...], list[Graded]] = defaultdict(list)
+    for x in lines:
+        grouped[x.table, x.claim.source, x.name, x.row.refiner].append(x)
     rows = []
-    for key in keys:
-        mine = [x for x in lines if (x.table, x.claim.source, x.name, x.row.refiner) == key]
+    for key, mine in grouped.items():
         count = Counter(kind(line) for line in mine)
         firm = Counter(kind(line) for line in mine if line.p_holm < 0.05)
         cells = [

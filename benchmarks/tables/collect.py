@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from benchmarks.paper import Published, names, paper_row, published
-from benchmarks.record import Record
+from benchmarks.record import PROTOCOL, Record
 from benchmarks.spec import RunSpec
-from benchmarks.studies.timing import Times
 from benchmarks.suite import Suite, TableSpec
-from benchmarks.tables import variants
+from benchmarks.tables import protocols, selection, variants
 from benchmarks.tables.cells import SELECTIONS, Cell, Column, Row, Table, scale
 from benchmarks.tables.statistics import mean_std
+from benchmarks.tables.times import Times
 
 DEFAULT_REASON = "not part of this suite"
 
@@ -28,6 +28,7 @@ def collect(
     So do times, row by row.
     """
     planned = {spec.key for spec in plan}
+    records, superseded = protocols.of_one(records, planned)
     current: dict[str, list[Record]] = defaultdict(list)
     stale: dict[str, int] = defaultdict(int)
     for record in records:
@@ -43,8 +44,9 @@ def collect(
             identifier,
             spec,
             variants.planned(run for run in plan if run.table == identifier),
-            variants.recorded(current[identifier]),
+            variants.recorded(selection.at_partners_epoch(current[identifier])),
             stale[identifier],
+            superseded[identifier],
             [one.of(planned) for one in timed[identifier]],
         ).table()
         for identifier, spec in suite.tables.items()
@@ -61,10 +63,13 @@ class _Builder:
         plan: list[RunSpec],
         records: list[Record],
         stale: int,
+        superseded: int,
         times: list[Times],
     ):
         self.id, self.spec, self.stale = identifier, spec, stale
+        self.superseded = superseded
         self.times = [one for one in times if one.seconds]
+        self.protocol = max((record.protocol for record in records), default=PROTOCOL)
         self.paper = [cell for cell in published() if cell.table == identifier]
         self.paper_cell = {
             (c.dataset, c.split, c.backbone, c.upstream, c.refiner): c for c in self.paper
@@ -80,22 +85,30 @@ class _Builder:
                 self.complete[place][record.spec.seed] = record
             else:
                 self.failed[place].append(record)
+        self.splits: dict[str, dict[str, None]] = defaultdict(dict)
+        self.metrics: dict[str, set[str]] = defaultdict(set)
+        for (_, dataset), runs in self.complete.items():
+            for record in runs.values():
+                measured = _test_metrics(record)
+                self.splits[dataset] |= dict.fromkeys(split for split, _ in measured)
+                self.metrics[dataset] |= {metric for _, metric in measured}
 
     def table(self) -> Table:
         metric_of = self._metric_of()
         columns, rows = self._columns(metric_of), self._rows()
         cells = [
-            self._cell(row, column, metric, selection)
+            self._cell(row, column, metric, chosen)
             for column in columns
             for row in rows
             for metric in self._metrics(column.dataset, metric_of[column.dataset])
-            for selection in SELECTIONS
+            for chosen in SELECTIONS
         ]
         notes = list(names().notes.get(self.id, []))
-        if trained := {r.refiner for r, _ in self.plan if self._sees_validation(r)}:
+        notes += selection.notes(run for runs in self.plan.values() for run in runs)
+        if self.superseded:
             notes.append(
-                f"{', '.join(sorted(trained))}: the validation data is part of the training set, so the "
-                "best validation epoch is chosen on data that was trained on."
+                f"Left out: {self.superseded} record{'s' if self.superseded > 1 else ''} of the old "
+                "protocol; no table mixes two."
             )
         if self.stale:
             notes.append(
@@ -126,20 +139,13 @@ class _Builder:
             },
             dataset_notes=self._dataset_notes(),
             notes=tuple(notes),
+            protocol=self.protocol,
             untimed=self.spec.untimed,
             times={
                 (Row(one.backbone, one.upstream, refiner), one.dataset): dict(enumerate(seconds))
                 for one in self.times
                 for refiner, seconds in one.seconds.items()
             },
-        )
-
-    def _sees_validation(self, row: Row) -> bool:
-        return any(
-            run.settings.train_on == "train+validation"
-            for (r, _), runs in self.plan.items()
-            if r == row
-            for run in runs
         )
 
     def _metric_of(self) -> dict[str, str]:
@@ -155,10 +161,7 @@ class _Builder:
         columns = []
         for dataset in metric_of:
             splits = {c.split: None for c in self.paper if c.dataset == dataset}
-            for (_, name), runs in self.complete.items():
-                if name == dataset:
-                    for record in runs.values():
-                        splits |= dict.fromkeys(_test_splits(record))
+            splits |= self.splits[dataset]
             columns += [Column(dataset, split) for split in splits or ["test"]]
         return tuple(columns)
 
@@ -185,20 +188,12 @@ class _Builder:
 
     def _metrics(self, dataset: str, primary: str) -> list[str]:
         """Primary metric, NLL, calibration error, then whatever else the records of a data set carry."""
-        others = {
-            key.split("/", 1)[1]
-            for (_, name), runs in self.complete.items()
-            if name == dataset
-            for record in runs.values()
-            for key in record.metrics.get("last", {})
-            if key.split("/", 1)[0] in _test_splits(record)
-        }
-        return list(dict.fromkeys([primary, "nll", "ece", *sorted(others)]))
+        return list(dict.fromkeys([primary, "nll", "ece", *sorted(self.metrics[dataset])]))
 
-    def _cell(self, row: Row, column: Column, metric: str, selection: str) -> Cell:
+    def _cell(self, row: Row, column: Column, metric: str, chosen: str) -> Cell:
         runs = self.complete.get((row, column.dataset), {})
         values = [
-            record.metrics.get(selection, {}).get(f"{column.split}/{metric}", math.nan)
+            record.metrics.get(chosen, {}).get(f"{column.split}/{metric}", math.nan)
             for record in runs.values()
         ]
         shown = [value * scale(metric) for value in values if not math.isnan(value)]
@@ -212,7 +207,7 @@ class _Builder:
             refiner=row.refiner,
             upstream=row.upstream,
             metric=metric,
-            selection=selection,
+            selection=chosen,
             n=len(shown),
             planned=len(self.plan.get((row, column.dataset), [])),
             mean=mean,
@@ -220,8 +215,9 @@ class _Builder:
             paper_mean=paper.mean if paper else math.nan,
             paper_std=paper.std if paper else math.nan,
             reduced=self._reduced(row, column.dataset),
-            status=self._status(row, column, values, metric),
+            status=self._status(row, column, values, metric, chosen),
             blank=paper is None and bool(self._absent(row, column.dataset)),
+            protocol=self.protocol,
         )
 
     def _paper(self, row: Row, column: Column, metric: str) -> Published | None:
@@ -233,7 +229,9 @@ class _Builder:
         runs = self.plan.get((row, dataset), [])
         return "; ".join(dict.fromkeys(run.reduced for run in runs if run.reduced))
 
-    def _status(self, row: Row, column: Column, values: list[float], metric: str) -> str:
+    def _status(
+        self, row: Row, column: Column, values: list[float], metric: str, chosen: str
+    ) -> str:
         """Say what is missing from a cell; empty where every planned seed is there and finite."""
         if not values:
             return self._missing(row, column.dataset)
@@ -244,7 +242,13 @@ class _Builder:
             parts.append(f"{_seeds(len(failed))} failed: {_first_error(failed)}")
         if absent:
             parts.append(f"{_seeds(absent)} not run yet")
-        if unknown := sum(map(math.isnan, values)):
+        unknown = sum(map(math.isnan, values))
+        if chosen == "best_validation":
+            runs = self.complete[row, column.dataset].values()
+            for reason, count in Counter(filter(None, map(selection.obstacle, runs))).items():
+                parts.append(f"no best validation epoch for {_seeds(count)}: {reason}")
+                unknown -= count
+        if unknown:
             parts.append(f"{metric} not available for {_seeds(unknown)}")
         if infinite := sum(map(math.isinf, values)):
             parts.append(f"{metric} infinite in {_seeds(infinite)}")
@@ -296,10 +300,10 @@ def _row(spec: RunSpec) -> Row:
     return Row(spec.backbone, spec.upstream, spec.row)
 
 
-def _test_splits(record: Record) -> list[str]:
-    """Splits a record evaluates on, validation and training left out, in its own order."""
-    splits = (key.split("/", 1)[0] for key in record.metrics.get("last", {}) if "/" in key)
-    return [s for s in dict.fromkeys(splits) if s.endswith("test")]
+def _test_metrics(record: Record) -> list[tuple[str, str]]:
+    """Test splits and metrics that a record has, such as ``("id_test", "macro_f1")``, in its own order."""
+    named = (name.partition("/") for name in record.metrics.get("last", {}))
+    return [(split, metric) for split, slash, metric in named if slash and split.endswith("test")]
 
 
 def _seeds(count: int) -> str:

@@ -6,8 +6,6 @@ The same records give the same bytes: matplotlib's Agg canvas without a display,
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from benchmarks.record import PROTOCOL, replacing
 from benchmarks.tables.cells import Row, Table
+from benchmarks.tables.protocols import OLD_PROTOCOL
+from benchmarks.tables.selection import trains_on_validation
 from benchmarks.tables.verdicts import Graded
 
 COLORS = {
@@ -87,7 +88,7 @@ def _figures(table: Table, graded: list[Graded]) -> Iterator[tuple[str, Figure]]
         ):
             continue  # rows without augmentation are drawn with each upstream's
         place = f"{backbone}-{upstream}".replace("+", "-")
-        heading = f"Table {table.id}, {backbone}, {upstream}"
+        heading = f"Table {table.id}, {backbone}, {upstream}{_mark(table.protocol)}"
         panels = {"nll": {"val/nll": "validation NLL", "test/nll": "test NLL"}}
         panels["diagnostics"] = _diagnostic_panels(table, rows)
         for kind, series in panels.items():
@@ -124,7 +125,7 @@ def forest(lines: list[Graded], *, order: Sequence[str]) -> Figure:
         f"difference to {baseline}, percentage points (95 % interval, n = {_counts(lines)})"
     )
     where = f"Table {first.table}, {first.row.backbone}, {first.row.upstream}"
-    axes.set_title(f"{where}: {first.claim.id}", loc="left", fontsize=10)
+    axes.set_title(f"{where}: {first.claim.id}{_mark(first.protocol)}", loc="left", fontsize=10)
     handles = [
         axes.plot([], [], "o-", color=_color(r, refiners), ms=4.5, label=r)[0] for r in refiners
     ]
@@ -240,7 +241,7 @@ def _band(axes, points: tuple[np.ndarray, np.ndarray, np.ndarray], color: str) -
 def _saw_validation(table: Table, row: Row) -> bool:
     """Whether a row trains on the validation data; its NLL there falls to 0 and would set the scale."""
     records = (r for (place, _), runs in table.runs.items() if place == row for r in runs.values())
-    return any(record.spec.settings.train_on == "train+validation" for record in records)
+    return any(trains_on_validation(record.spec) for record in records)
 
 
 def _share_scale(axes: Sequence, drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
@@ -288,6 +289,10 @@ def _widen(axes, lines: list[Graded]) -> None:
         axes.margins(x=0.05)
 
 
+def _mark(protocol: int) -> str:
+    return "" if protocol == PROTOCOL else f" ({OLD_PROTOCOL})"
+
+
 def _counts(lines: list[Graded]) -> str:
     counts = sorted({line.result.n for line in lines})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -321,13 +326,5 @@ def blank(width: float, height: float) -> Figure:
 
 def save(figure: Figure, target: Path) -> None:
     """Write a PNG by atomic rename, without the software's version or a date in it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            figure.savefig(stream, format="png", metadata={"Software": None})
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(target) as fresh:
+        figure.savefig(fresh, format="png", metadata={"Software": None})

@@ -25,6 +25,7 @@ table.results td.missing { color: #656d76; font-style: italic; font-size: .82rem
 .paper { color: #656d76; font-size: .82rem; font-style: normal; display: block; white-space: nowrap; }
 sup { line-height: 0; font-size: .72em; margin-left: .1em; }
 sup a { color: #0969da; text-decoration: none; }
+.warning { font-weight: 600; max-width: 60rem; }
 .notes { color: #424a53; font-size: .88rem; max-width: 60rem; }
 """.strip()
 
@@ -47,7 +48,10 @@ def fragment(sheet: Sheet, *, level: int = 1) -> str:
     level : of the table's heading; its blocks are one below.
     """
     notes = "".join(f"<li>{escape(note)}</li>" for note in sheet.notes)
-    parts = [f"<h{level}>{escape(sheet.title)}</h{level}>", f'<ul class="notes">{notes}</ul>']
+    parts = [f"<h{level}>{escape(sheet.title)}</h{level}>"]
+    if sheet.warning:
+        parts.append(f'<p class="warning">{escape(sheet.warning)}</p>')
+    parts.append(f'<ul class="notes">{notes}</ul>')
     parts += [_block(sheet, block, level + 1) for block in sheet.blocks if not block.detail]
     if details := [_block(sheet, block, level + 1) for block in sheet.blocks if block.detail]:
         parts += ["<details>", "<summary>Further metrics</summary>", *details, "</details>"]

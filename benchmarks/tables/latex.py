@@ -35,6 +35,7 @@ def render(sheet: Sheet) -> str:
     header = (
         "% Made from the records by `python -m benchmarks tables`; needs booktabs and graphicx."
     )
+    header += f"\n% {sheet.warning}" if sheet.warning else ""
     return "\n\n".join([header, *(_block(sheet, block) for block in sheet.blocks)]) + "\n"
 
 
@@ -64,7 +65,7 @@ def _block(sheet: Sheet, block: Block) -> str:
         [
             r"\begin{table*}[t]",
             r"\centering",
-            rf"\caption{{{escape(sheet.title)}: {escape(block.title)}.}}",
+            rf"\caption{{{escape(' '.join([f'{sheet.title}: {block.title}.', sheet.warning]))}}}",
             r"\resizebox{\textwidth}{!}{%",
             rf"\begin{{tabular}}{{l{'r' * columns}}}",
             r"\toprule",

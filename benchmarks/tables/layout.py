@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from benchmarks.tables import protocols
 from benchmarks.tables.cells import SELECTIONS, Cell, Column, Row, Table, unit
 from benchmarks.tables.efficiency import Overhead, measure
 
@@ -75,13 +76,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A whole table, laid out. `footnotes` are numbered from 1; `notes` hold for all of it."""
+    """A whole table, laid out. `footnotes` are numbered from 1; `notes` hold for all of it.
+
+    `warning` stands at its head, before everything else; empty where there is nothing to warn of.
+    """
 
     id: str
     title: str
     blocks: tuple[Block, ...]
     footnotes: tuple[str, ...]
     notes: tuple[str, ...]
+    warning: str = ""
 
 
 class _Footnotes:
@@ -110,6 +115,7 @@ def lay_out(table: Table) -> Sheet:
         blocks=tuple(blocks),
         footnotes=tuple(footnotes.numbers),
         notes=(*_legend(table), *table.notes),
+        warning=protocols.warning(table.protocol) if table.runs else "",
     )
 
 

@@ -43,6 +43,7 @@ def _claim(line: Graded) -> list:
         line.baseline.refiner,
         *numbers,
         line.verdict,
+        line.protocol,
     ]
 
 

@@ -9,7 +9,9 @@ from benchmarks.tables.layout import Block, Entry, Sheet
 
 def render(sheet: Sheet) -> str:
     """Markdown text of a table."""
-    parts = [f"# {_text(sheet.title)}", "\n".join(f"* {_text(note)}" for note in sheet.notes)]
+    parts = [f"# {_text(sheet.title)}"]
+    parts += [f"**{_text(sheet.warning)}**"] if sheet.warning else []
+    parts.append("\n".join(f"* {_text(note)}" for note in sheet.notes))
     detail = False
     for block in sheet.blocks:
         if block.detail and not detail:

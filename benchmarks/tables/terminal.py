@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-from benchmarks.suite import Suite
-from benchmarks.tables.build import claims_by_selection, tables
+from benchmarks.tables import protocols
+from benchmarks.tables.build import Evaluated
 from benchmarks.tables.cells import Cell, Table
 from benchmarks.tables.claims import kind
 from benchmarks.tables.layout import DASH, SELECTION_NAMES, entry, metric_name
@@ -19,24 +18,24 @@ MARKS = {
 }
 
 
-def summary(suite: Suite | str, results: Path, *, selection: str = "last", console=None) -> None:
+def summary(evaluated: Evaluated, *, selection: str = "last", console=None) -> None:
     """Print each table of a suite, one line for each cell that has a result or failed.
 
     Parameters
     ----------
-    suite : a suite, its name or the path of its file. results : its folder, which holds ``records/``.
     selection : ``last`` or ``best_validation``.
     console : a `rich.console.Console`; default: the terminal.
     """
     from rich.console import Console
 
     console = console or Console()
-    collected = tables(suite, Path(results))
-    graded = claims_by_selection(collected)[selection]
-    for table in collected:
+    graded = evaluated.claims[selection]
+    for table in evaluated.tables:
         mine = [g for g in graded if g.table == table.id and g.claim.kind == "metric"]
         title = f"Table {table.id}: {table.title}" if table.title else f"Table {table.id}"
         console.print(f"\n[bold]{title}[/]")
+        if warning := protocols.warning(table.protocol):
+            console.print(f"[yellow]{warning}[/]")
         console.print(_grid(table, mine, selection))
         for count, what in _not_shown(table, selection):
             if count:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from benchmarks.paper import Claim, claims, is_saflex, paper_row, published
-from benchmarks.record import Record
+from benchmarks.record import PROTOCOL, Record
 from benchmarks.tables.cells import Column, Row, Table, scale
 from benchmarks.tables.efficiency import matched_baseline, overheads
+from benchmarks.tables.selection import obstacle
 from benchmarks.tables.statistics import Paired, holm, paired, verdict
 
 CSV_COLUMNS = [
@@ -29,6 +30,7 @@ CSV_COLUMNS = [
     "p",
     "p_holm",
     "verdict",
+    "protocol",
 ]
 
 
@@ -44,6 +46,7 @@ class Graded:
         the paper's, in per cent of the baseline's time.
     paper_difference : the same difference between the paper's own two cells, nan where it has none.
     verdict : reproduced, contradicted, undecided or ``not run: reason``.
+    protocol : of the records of its table.
     """
 
     table: str
@@ -57,6 +60,7 @@ class Graded:
     p_holm: float = math.nan
     paper_difference: float = math.nan
     selection: str = "last"
+    protocol: int = PROTOCOL
 
     @property
     def name(self) -> str:
@@ -159,10 +163,13 @@ def _compare(
         baseline_table=other.id,
         column=column,
         result=result,
-        verdict=_obstacle(subject, reference, column, result) or _verdict(result, claim.direction),
+        verdict=_obstacle(subject, reference, column)
+        or ("" if result.n else _unpaired(subject, reference, column, selection))
+        or _verdict(result, claim.direction),
         paper_difference=_paper(table.id, column, row)
         - _paper_of(claim, table.id, column, baseline),
         selection=selection,
+        protocol=table.protocol,
     )
 
 
@@ -172,9 +179,7 @@ def _verdict(result: Paired, direction: str) -> str:
     return f"{grade} ({result.reason})" if result.reason else grade
 
 
-def _obstacle(
-    subject: tuple[Table, Row], reference: tuple[Table, Row], column: Column, result: Paired
-) -> str:
+def _obstacle(subject: tuple[Table, Row], reference: tuple[Table, Row], column: Column) -> str:
     """Say why two rows were not compared; empty if they were."""
     conditions, elsewhere = set(), subject[0].id != reference[0].id
     for table, row in (subject, reference):
@@ -183,10 +188,23 @@ def _obstacle(
             missing = table.missing.get((row, column.dataset), "not part of this suite")
             return f"not run: {row.refiner}: {missing.removeprefix('not run: ')}"
         conditions |= {_conditions(record, elsewhere=elsewhere) for record in runs.values()}
+    if subject[0].protocol != reference[0].protocol:
+        return f"not run: table {reference[0].id} is of another protocol than table {subject[0].id}"
     if len(conditions) > 1:
         rows = " and ".join(f"{r.refiner} (table {t.id})" for t, r in (subject, reference))
         return f"not run: {rows} train {column.dataset} by different recipes"
-    return "not run: no seed that both rows have" if result.n == 0 else ""
+    return ""
+
+
+def _unpaired(
+    subject: tuple[Table, Row], reference: tuple[Table, Row], column: Column, selection: str
+) -> str:
+    """Say why no seed has a value of both rows."""
+    for table, row in (subject, reference) if selection == "best_validation" else ():
+        for record in table.runs[row, column.dataset].values():
+            if reason := obstacle(record):
+                return f"not run: {row.refiner}: {reason}"
+    return "not run: no seed that both rows have"
 
 
 def _conditions(record: Record, *, elsewhere: bool) -> str:
@@ -215,6 +233,7 @@ def _time(claim: Claim, table: Table, row: Row, baseline: Row) -> Graded:
         baseline_table=table.id,
         column=Column("mean", "test"),
         result=result,
+        protocol=table.protocol,
         verdict=_verdict(result, claim.direction)
         if means
         else f"not run: {table.untimed or f'no timed pair of {row.refiner} and {baseline.refiner}'}",

@@ -78,7 +78,18 @@ def _runs_by_cell(
             of_these = runs.DIGEST in tags and runs.BUNDLE in tags and tags["suite"] in suites
             if of_these and (planned is None or tags[runs.KEY] in planned):
                 found[tuple(tags[name] for name in CELL)].append(run)
-    return found
+    newest: dict[str, int] = defaultdict(int)
+    for cell, runs_of in found.items():
+        newest[cell[0]] = max(newest[cell[0]], *map(_protocol, runs_of))
+    return {
+        cell: [run for run in runs_of if _protocol(run) == newest[cell[0]]]
+        for cell, runs_of in found.items()
+    }
+
+
+def _protocol(run: Run) -> int:
+    """Protocol of a run's record; a table is of the newest that it has."""
+    return int(run.data.tags["protocol"])
 
 
 def _compare(cell: dict[str, str], found: dict[tuple[str, ...], list[Run]]) -> str:

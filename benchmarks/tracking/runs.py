@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import paper
 from benchmarks.record import Record
 from benchmarks.spec import RunSpec
+from benchmarks.tables import protocols, selection
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric
@@ -63,6 +64,7 @@ def tags(record: Record) -> dict[str, str]:
         "seed": str(spec.seed),
         "status": record.status,
         "reduced": spec.reduced or "no",
+        "protocol": str(record.protocol),
         "device": record.device,
         "source": record.source,
         "mlflow.source.name": f"python -m benchmarks run --bundle {spec.bundle}",
@@ -75,6 +77,7 @@ def description(record: Record) -> str:
     """Say what came out beside what the paper has in its place; MLflow shows the first lines at once."""
     spec = record.spec
     lines = [f"failed: {record.error}"] if record.status == "failed" else []
+    lines += [warning] if (warning := protocols.warning(record.protocol)) else []
     published = {cell.split: f"paper {cell.mean:g} ± {cell.std:g}" for cell in _published(spec)}
     measured = _primary(record)
     lines += [
@@ -85,6 +88,9 @@ def description(record: Record) -> str:
     lines.append(f"{run_name(spec)} of table {spec.table}, suite {spec.suite}")
     if spec.reduced:
         lines.append(f"reduced: {spec.reduced}")
+    if record.status == "complete" and (reason := selection.obstacle(record)):
+        lines.append(f"no best validation epoch: {reason}")
+    lines += selection.notes([spec])
     lines += list(record.data.get("notes", []))
     return "\n\n".join(lines)
 
@@ -92,11 +98,11 @@ def description(record: Record) -> str:
 def _primary(record: Record) -> dict[str, str]:
     """The primary metric on each test split, in per cent, in both selections."""
     found: dict[str, list[str]] = {}
-    for selection in SELECTIONS:
-        for name, value in record.metrics.get(selection, {}).items():
+    for chosen in SELECTIONS:
+        for name, value in record.metrics.get(chosen, {}).items():
             split, _, metric = name.rpartition("/")
             if split.endswith("test") and metric == record.spec.metric:
-                shown = f"{100 * value:.2f} ({selection.replace('_', ' ')} epoch)"
+                shown = f"{100 * value:.2f} ({chosen.replace('_', ' ')} epoch)"
                 found.setdefault(split, []).append(shown)
     return {split: ", ".join(parts) for split, parts in found.items()}
 
@@ -115,9 +121,9 @@ def metrics(record: Record) -> list[Metric]:
 
     end = milliseconds(record.finished)
     final = {
-        f"{selection}/{name}": value
-        for selection in SELECTIONS
-        for name, value in record.metrics.get(selection, {}).items()
+        f"{chosen}/{name}": value
+        for chosen in SELECTIONS
+        for name, value in record.metrics.get(chosen, {}).items()
         if not name.startswith("val/")  # the curves have them
     }
     final |= {f"mean/{name}": value for name, value in record.diagnostics.items()}

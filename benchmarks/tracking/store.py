@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.record import replacing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -97,13 +97,8 @@ def prepare(uri: str) -> None:
     path = Path(uri.removeprefix(SQLITE))
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as fresh:
         _upgrade(f"{SQLITE}{fresh}")
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _upgrade(uri: str) -> None:

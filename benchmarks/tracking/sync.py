@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from benchmarks import record as records
 from benchmarks.errors import BenchmarkError
 from benchmarks.record import Record
+from benchmarks.tables.selection import at_partners_epoch
 from benchmarks.tracking import runs, store, summary, view
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def _round(results: Path, uri: str, suite: str | None) -> Outcome:
     try:
         with store.writer(results, uri) as client:
             for name, found in by_table.items():
+                found = at_partners_epoch(found)
                 _sync_table(client, name, found, results=results, uri=uri, outcome=outcome)
     except MlflowException as error:
         reason = str(error).splitlines()[0][:300]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tables import build, tables
+from benchmarks.tables import build, evaluate, tables
 from benchmarks.tables.figures import curves, forest
 from benchmarks.tables.verdicts import grade
 
@@ -33,7 +33,7 @@ def collected(suite):
 @pytest.fixture(scope="module")
 def drawn(suite, tmp_path_factory):
     out = tmp_path_factory.mktemp("figures")
-    build(suite, GOLDEN / "results", out)
+    build(evaluate(suite, GOLDEN / "results"), out)
     return out / "figures"
 
 
@@ -60,7 +60,7 @@ def test_each_table_has_its_claims_nll_and_diagnostics(drawn):
 
 
 def test_figures_are_the_same_bytes_each_time_and_carry_no_date(suite, drawn, tmp_path):
-    build(suite, GOLDEN / "results", tmp_path)
+    build(evaluate(suite, GOLDEN / "results"), tmp_path)
     for path in drawn.iterdir():
         data = path.read_bytes()
         assert (tmp_path / "figures" / path.name).read_bytes() == data, path.name
@@ -72,7 +72,7 @@ def test_stale_figures_go_and_other_peoples_stay(suite, tmp_path):
     folder.mkdir()
     (folder / "table9-nll-mlp-cutmix.png").write_bytes(b"old")
     (folder / "toy.png").write_bytes(b"somebody else's")
-    build(suite, GOLDEN / "results", tmp_path)
+    build(evaluate(suite, GOLDEN / "results"), tmp_path)
     assert not (folder / "table9-nll-mlp-cutmix.png").exists()
     assert (folder / "toy.png").exists()
 
@@ -105,5 +105,5 @@ def test_curves_are_means_over_seeds_and_both_panels_share_their_scale(collected
 def test_nothing_is_drawn_from_nothing(collected, suite, tmp_path):
     table = next(t for t in collected if t.id == "7")
     assert curves(table, table.rows, {"refiner/weight_mean": "w"}, heading="") is None
-    written = build(suite, tmp_path)
+    written = build(evaluate(suite, tmp_path), tmp_path)
     assert not [path for path in written if path.suffix == ".png"]

@@ -89,6 +89,7 @@ def test_a_file_of_the_official_form_becomes_three_splits(name, place):
     assert data.train.x.dtype == torch.uint8
     assert data.train.y.dtype == torch.int64
     assert (data.num_classes, len(data.class_names)) == (classes, classes)
+    assert data.mirrors == (not name.startswith("organ"))  # kidney-left is no kidney-right
     assert data.test.x[0, :, 3, 5].tolist() == ([10, 20, 30] if channels == 3 else [77] * 3)
     assert torch.equal(data.test.y, torch.arange(counts[2]) % classes)
 

@@ -11,6 +11,7 @@ from small_runs import blobs, spec
 
 from benchmarks import registry
 from benchmarks.data import Data, Split
+from benchmarks.metrics import shuffled_order
 from benchmarks.models.saint import build_saint
 from benchmarks.spec import Component
 from benchmarks.train import Training
@@ -107,15 +108,30 @@ class TestRowAttention:
         order = torch.randperm(12)
         torch.testing.assert_close(model(x[order]), together[order], rtol=1e-4, atol=1e-5)
 
-    def test_a_split_is_evaluated_in_its_order_in_batches_of_the_recipe(self):
+    def test_a_split_is_evaluated_shuffled_in_batches_of_the_recipe(self):
         training = Training(with_model(spec(), "saint"), blobs())
         logits = training.logits(training.data.test)  # 60 rows in batches of 32
-        model = training.model
-        assert model.evaluation_batch == 32
+        model, x = training.model, training.data.test.x
+        assert (model.evaluation_batch, model.evaluation_order) == (32, "shuffled")
+        expected, order = torch.empty(60, 3), shuffled_order(60)
         with torch.no_grad():
-            expected = torch.cat([model(x) for x in training.data.test.x.split(32)])
+            for rows in order.split(32):
+                expected[rows] = model(x[rows])
         torch.testing.assert_close(logits, expected, rtol=0, atol=0)
-        assert len(logits) == 60
+
+    def test_a_split_sorted_by_class_meets_mixed_batches(self):
+        """KDD99's order put one class into 86 % of the batches."""
+        y = torch.arange(6400) // 3200
+        assert sum(y[rows].unique().numel() == 1 for rows in torch.arange(6400).split(64)) == 100
+        assert all(20 <= y[rows].sum() <= 44 for rows in shuffled_order(6400).split(64))
+
+    def test_the_order_is_a_permutation_that_depends_on_the_number_of_rows_alone(self):
+        torch.manual_seed(1)
+        first = shuffled_order(500)
+        torch.manual_seed(2)
+        assert torch.equal(first, shuffled_order(500))
+        assert torch.equal(first.sort().values, torch.arange(500))
+        assert not torch.equal(first, torch.arange(500))
 
     def test_a_last_batch_of_one_row_is_fine(self):
         data = blobs()

@@ -74,3 +74,17 @@ def test_it_trains_in_the_common_loop():
     training.run()
     assert training.last["test/accuracy"] > 0.9
     assert 0.3 < training.diagnostics()["visibility"] < 0.7
+
+
+def test_a_run_ends_on_whole_images_with_hard_labels():
+    spec = image_spec(refiner="soft-augmentation", upstream="crop", epochs=4)
+    seen = []
+
+    def note(training):
+        augmented, batch = training.seen
+        whole = (augmented.visibility == 1).all() and (batch.y.max(-1).values == 1).all()
+        seen.append((training.epoch, bool(whole)))
+
+    Training(spec, stripes()).run(after_step=note)
+    assert {epoch for epoch, whole in seen if whole} == {3}
+    assert all(whole for epoch, whole in seen if epoch == 3)

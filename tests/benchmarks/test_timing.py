@@ -14,11 +14,12 @@ from small_runs import spec
 from benchmarks.errors import BenchmarkError
 from benchmarks.spec import Component
 from benchmarks.studies import timing
-from benchmarks.studies.timing import Times, groups, measure, path_of, read
+from benchmarks.studies.timing import groups, measure
 from benchmarks.suite import plan
 from benchmarks.tables import tables
 from benchmarks.tables.cells import Row
 from benchmarks.tables.efficiency import measure as overheads
+from benchmarks.tables.times import Times, load_all, path_of, read
 from benchmarks.tables.verdicts import grade
 from benchmarks.train import Training
 
@@ -130,7 +131,7 @@ def test_a_broken_file_is_named(tmp_path):
     path.parent.mkdir()
     path.write_text('{"table": ')
     with pytest.raises(BenchmarkError, match=r"x\.json holds no times .* delete it"):
-        list(timing.load_all(tmp_path))
+        list(load_all(tmp_path))
 
 
 def test_one_step_an_epoch_is_said(tmp_path):

@@ -19,7 +19,7 @@ from benchmarks import tracking
 from benchmarks.errors import BenchmarkError
 from benchmarks.running.checkpoint import saved
 from benchmarks.suite import load, plan
-from benchmarks.tables import build
+from benchmarks.tables import build, evaluate
 from benchmarks.tracking import dashboard, runs, store
 from benchmarks.tracking.sync import all_runs
 
@@ -35,7 +35,7 @@ def synced(tmp_path_factory) -> Path:
     for record in records.load_all(GOLDEN / "results"):
         times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:01:00+00:00"}
         records.write(results, record.model_copy(update=times))
-    build(SUITE, results, figures=False)
+    build(evaluate(SUITE, results), results, figures=False)
     tracking.sync(results, say=lambda line: None)
     return results
 
@@ -100,8 +100,9 @@ def test_run_carries_the_record(synced):
     (run,) = stored(synced)[f"{spec.bundle}/seed1"]
     tags, data = run.data.tags, run.data
     assert run.info.run_name == f"{spec.bundle.split('/', 1)[1]}/seed1"
-    for name in ("suite", "table", "dataset", "backbone", "upstream", "refiner", "metric"):
+    for name in ("suite", "table", "dataset", "backbone", "upstream", "metric"):
         assert {**tags, **data.params}[name] == str(getattr(spec, name))
+    assert tags["refiner"] == spec.row
     assert (tags["seed"], tags["status"]) == ("1", "complete")
     for selection in runs.SELECTIONS:
         for name, value in record.metrics[selection].items():
@@ -187,7 +188,7 @@ def test_changed_table_replaces_its_summary(results):
 
 
 def test_damaged_record_is_named_and_the_others_are_synced(results):
-    damaged, touched = sorted((results / "records" / "table2").rglob("seed0.json"))[:2]
+    damaged, touched = sorted((results / "records" / "table2").rglob("upstream/seed0.json"))[:2]
     damaged.write_text(damaged.read_text()[:100])
     content = json.loads(touched.read_text())
     touched.write_text(json.dumps(content | {"device": "another"}))

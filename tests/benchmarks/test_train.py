@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.data import Split
 from benchmarks.errors import BenchmarkError
-from benchmarks.refiners.tasks import class_weighted, mixture
+from benchmarks.refiners.tasks import class_weighted
 from benchmarks.spec import Recipe
 from benchmarks.train import Interrupted, NonFiniteLoss, Training, set_learning_rate
 from saflex import Batch, soft_cross_entropy
@@ -37,7 +37,7 @@ def test_mixture_loss_is_the_weighted_sum_of_the_two_mean_losses():
     refined = Batch(
         x + 1, torch.softmax(torch.randn(6, 3), -1), torch.tensor([0, 0.5, 0, 0.5, 0, 0])
     )
-    both = mixture(clean, refined, share=0.25)
+    both = Batch.joined(clean, refined, share=0.25)
     loss = soft_cross_entropy(model(both.x), both.y, both.w)
     mean_clean = nn.functional.cross_entropy(model(clean.x), data.train.y[1:7])
     log_p = torch.log_softmax(model(refined.x), -1)
@@ -209,7 +209,7 @@ def test_weighted_loss_is_torchs_where_nothing_is_refined():
     weights, logits = torch.tensor([0.5, 2.0, 4.0]), torch.randn(20, 3)
     y = torch.randint(3, (20,))
     given = Batch.uniform(torch.arange(20), y, 3)
-    batch = class_weighted(given, given, weights)
+    batch = class_weighted(given, given.y, weights)
     expected = nn.functional.cross_entropy(logits, y, weight=weights)
     torch.testing.assert_close(soft_cross_entropy(logits, batch.y, batch.w), expected)
 
@@ -219,7 +219,7 @@ def test_divisor_of_the_weighted_loss_is_that_of_the_labels_as_given():
     weights = torch.tensor([1.0, 10.0])
     given = Batch.uniform(torch.arange(4), torch.tensor([0, 0, 0, 1]), 2)
     learned = given._replace(y=torch.tensor([[0.0, 1.0]]).expand(4, 2))
-    batch = class_weighted(learned, given, weights)
+    batch = class_weighted(learned, given.y, weights)
     # sum_i w_i sum_k y_ik c_k / sum_i u_i sum_k q_ik c_k = 10 / (13 / 4)
     assert (batch.w[:, None] * batch.y).sum().item() == pytest.approx(40 / 13)
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import record, suite, tracking
 from benchmarks.record import Record
-from benchmarks.tables import build
+from benchmarks.tables import build, evaluate
 from benchmarks.tables.collect import collect
 
 METRICS = {
@@ -94,7 +94,7 @@ def test_the_store_is_checked_by_the_run_that_holds_both_rows(tmp_path):
         record.write(
             tmp_path, record.Record(key=run.key, status="complete", spec=run, metrics=metrics)
         )
-    build(chosen, tmp_path, figures=False)
+    build(evaluate(chosen, tmp_path), tmp_path, figures=False)
     tracking.sync(tmp_path, say=lambda line: None)
     lines = []
     assert tracking.check(tmp_path, say=lines.append) == 0, lines

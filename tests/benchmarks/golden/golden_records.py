@@ -5,7 +5,8 @@
 
 No number here comes from a run. The records hold what a table must survive: failed seeds, a row that
 failed altogether, seeds without a record, a record of other settings, an infinite and an unknown value,
-differences without spread, a single seed, reduced runs. Run it again when `RunSpec` or `Record` changes;
+differences without spread, a single seed, reduced runs, two protocols, an epoch that nobody
+chose. Run it again when `RunSpec` or `Record` changes;
 look at the difference of the expected tables before committing it.
 """
 
@@ -30,6 +31,7 @@ GAIN = {
     "none": 0.0,
     "upstream": -0.004,
     "clean+aug": 0.002,
+    "train+val": 0.006,
     "saflex": 0.012,
     "saflex-printed": -0.3,
 }
@@ -40,7 +42,12 @@ FAILED = {
     ("qsar", "saflex-printed", 2),
 }
 FAILED |= {("credit", "saflex-printed", 2)}
+# Records of the old protocol: a whole table of them, and one in a table that has newer ones.
+OLD_TABLE, OLD_RUN = "demo-digits", ("bloodmnist", "saflex-aug-only", 2)
+# A class is missing from its validation part: no epoch is the best.
+UNCHOSEN = {("digits", "saflex-aug-only", 0)}
 ABSENT = {("credit", "upstream", 1), ("digits", "saflex", 1), ("digits", "saflex", 2)}
+ABSENT |= {("kdd99", "clean+aug", 1)}
 NOTES = {
     "credit": ["`Time` dropped, 29 features."],
     "kdd99": ["The row called Appetency in Table 5."],
@@ -68,7 +75,7 @@ def make(spec: RunSpec) -> Record:
     if (spec.dataset, spec.row, spec.seed) in FAILED:
         error = f"loss is not finite at step {17 + spec.seed} (epoch 1)"
         return Record(protocol=PROTOCOL, key=spec.key, spec=spec, status="failed", error=error)
-    value = _value(spec)
+    place, value = (spec.dataset, spec.row, spec.seed), _value(spec)
     nll = 1.2 * (1 - value) + 0.05
     metrics = {
         split: {spec.metric: value - shift, "nll": nll + shift, "ece": 0.03 + shift}
@@ -86,8 +93,9 @@ def make(spec: RunSpec) -> Record:
     best = {k: min(v + 0.001, 1.0) if k.endswith(spec.metric) else v for k, v in last.items()} | {
         "epoch": 2.0
     }
+    best = {} if place in UNCHOSEN else best
     return Record(
-        protocol=PROTOCOL,
+        protocol=1 if spec.table == OLD_TABLE or place == OLD_RUN else PROTOCOL,
         key=spec.key,
         status="complete",
         spec=spec,
@@ -112,8 +120,9 @@ def _value(spec: RunSpec) -> float:
 def _curves(spec: RunSpec, last: dict[str, float]) -> dict[str, list[float]]:
     points = range(1, 4)
     curves = {"epoch": [float(p) for p in points], "train/loss": [1 / p for p in points]}
-    for split in ("val", "test"):
-        curves[f"{split}/nll"] = [last[f"{split}/nll"] + 0.3 * (3 - p) for p in points]
+    for name, value in last.items():
+        curves[name] = [value + 0.3 * (3 - p) if name.endswith("/nll") else value for p in points]
+    curves[f"test/{spec.metric}"] = [last[f"test/{spec.metric}"] - 0.01 * (3 - p) for p in points]
     if spec.row.startswith("saflex"):
         curves["refiner/weight_mean"] = [1 - 0.1 * p for p in points]
         curves["refiner/label_unchanged"] = [0.2 * p for p in points]
@@ -131,10 +140,10 @@ def main() -> None:
     shutil.rmtree(results / "records", ignore_errors=True)
     fabricate(results)
     if "--records" not in sys.argv:
-        from benchmarks.tables import build
+        from benchmarks.tables import build, evaluate
 
         shutil.rmtree(HERE / "expected", ignore_errors=True)
-        build(suite(), results, HERE / "expected", figures=False)
+        build(evaluate(suite(), results), HERE / "expected", figures=False)
 
 
 if __name__ == "__main__":
