@@ -9,6 +9,7 @@ changed too little; to another, it lost its label. The rest is kept with its ups
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from typing import Any
 
@@ -40,6 +41,8 @@ class ConfidenceFilter(Refiner):
         super().__init__(context)
         if drop not in ("both", "mislabelled", "unchanged"):
             raise BenchmarkError(f"drop={drop!r}: expected both, mislabelled or unchanged")
+        if hasattr(context.model, "pair_logits"):
+            raise BenchmarkError("confidence-filter trains a classifier, not an image-text model")
         self.epochs, self.drop = epochs or context.epochs, drop
         # Before the run's first step: both classifiers start from the same weights.
         self.judge = copy.deepcopy(context.model)
@@ -83,7 +86,12 @@ class ConfidenceFilter(Refiner):
     def _train(self) -> None:
         data, device = self.context.data, self.context.data.train.x.device
         like = self.context.optimizer
-        settings = {k: v for k, v in like.defaults.items() if k not in ("foreach", "capturable")}
+        taken = inspect.signature(type(like)).parameters  # AdamW's defaults hold more than it takes
+        settings = {
+            k: v
+            for k, v in like.defaults.items()
+            if k in taken and k not in ("foreach", "capturable")
+        }
         optimizer = type(like)(self.judge.parameters(), **settings)
         size = math.ceil(len(data.train) / self.context.steps_per_epoch)
         generator = torch.Generator().manual_seed(self.context.seed)

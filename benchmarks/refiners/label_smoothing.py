@@ -1,4 +1,4 @@
-"""Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, Sec. 7): a soft label that nothing was learned for."""
+"""Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, Sec. 7): labels soft for all alike."""
 
 from __future__ import annotations
 

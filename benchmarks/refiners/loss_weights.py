@@ -1,4 +1,4 @@
-"""Weights from the loss alone: the input of Meta-Weight-Net (Shu et al. 2019, arXiv 1902.07379) without its gradient."""
+"""Weights from the loss alone: Meta-Weight-Net (Shu et al. 2019, arXiv 1902.07379) without its gradient."""
 
 from __future__ import annotations
 
