@@ -1,7 +1,10 @@
 """The self-check finds planted faults of many kinds and accuses no sound model."""
 
+import socket
+
 import pytest
 import torch
+import torch.multiprocessing
 from healthy_models import MODELS, NO_DIFFERENCE, NO_LAST_LAYER, inputs_of
 from reference_models import K, Stack, brute_force_products, inputs, mlp
 from torch import nn
@@ -311,6 +314,40 @@ def test_a_sound_model_is_not_accused_whatever_is_set(name, settings, dtype):
     if settings == "finite difference" and dtype == torch.bfloat16:
         pytest.skip("few digits are left of two bfloat16 forwards: right or refused, by model")
     refine_three_steps(name, SETTINGS[settings], dtype)
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    for name in ("tanh", "convolutions, batch norm", "attention", "gru"):
+        kind, make = MODELS[name]
+        torch.manual_seed(0)
+        model = nn.parallel.DistributedDataParallel(make())
+        torch.manual_seed(100 + rank)
+        validation = [(inputs_of(kind, 12, torch.float32), torch.randint(0, K, (12,)))]
+        optimizer = torch.optim.Adam(model.parameters())
+        for settings in ({}, {"ema": 0.5}, {"precondition": True, "optimizer": optimizer}):
+            refine = Saflex(model, validation=validation, check="always", **settings)
+            for _ in range(2):
+                batch = refine(inputs_of(kind, 8, torch.float32), Y)
+                optimizer.zero_grad()
+                refine.loss(model, batch).backward()
+                optimizer.step()
+    (folder / f"{rank}").touch()
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_with_rows_of_their_own_are_not_accused(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        _rank, args=(port, tmp_path), nprocs=2, start_method="fork"
+    )
+    assert (tmp_path / "0").exists()
+    assert (tmp_path / "1").exists()
 
 
 def test_a_stack_is_not_accused():
