@@ -79,7 +79,7 @@ class SelfCheck:
         if self._precision is None:
             self._precision = _second_look(direction, view, fresh)
         if direction.settings.estimator == "finite-difference":
-            _require_settled(direction, view, fresh)
+            _require_settled(direction, view, fresh, self._precision)
         gap = _identity(direction, fresh, self._precision)
         if not gap.small:
             raise CheckError(_diagnosis(direction, view, fresh, gap, self._precision))
@@ -176,7 +176,9 @@ def _exact(t: Tensor) -> Tensor:
     return t.float() if t.device.type == "mps" else t.double()
 
 
-def _require_settled(direction: ValidationDirection, view: ModelView, fresh: Fresh) -> None:
+def _require_settled(
+    direction: ValidationDirection, view: ModelView, fresh: Fresh, precision: str
+) -> None:
     with undisturbed(view):
         found = finite_difference.settled_step(
             view, fresh.x, direction.tangent, step=direction.fd_step
@@ -184,7 +186,7 @@ def _require_settled(direction: ValidationDirection, view: ModelView, fresh: Fre
     if not found.change > _HALVING:
         return
     given = direction.settings.fd_step
-    others = _working(direction, fresh, "float32", besides="finite-difference")
+    others = _working(direction, fresh, precision, besides="finite-difference")
     mend = " or ".join([*(["fd_step=None, which searches for one"] if given else []), *others])
     raise CheckError(
         f"self-check: halving the step of the finite difference (fd_step={found.step:.1e}) changes "
