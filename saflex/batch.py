@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def joined(
-        cls, clean: "Batch", augmented: "Batch", *, share: float = 0.5, dim: int = 0
+        cls, clean: "Batch", augmented: "Batch", *, share: float = 0.5, dim: int | None = None
     ) -> "Batch":
         """The union of a clean and a refined batch, what Equation (3) trains on.
 
@@ -66,8 +66,8 @@ class Batch(NamedTuple):
             Their inputs must have the same structure, and the same shape but for the rows.
         share : float in [0, 1]
             Of the loss that the clean rows have; the rest is the augmented rows'.
-        dim : int
-            Dimension of the rows in every tensor.
+        dim : int, optional
+            Dimension of the rows in every tensor; the last one of w if not given.
 
         Returns
         -------
@@ -82,6 +82,7 @@ class Batch(NamedTuple):
             raise SettingError(
                 f"share={share!r}: expected the clean rows' part of the loss, 0 to 1."
             )
+        dim = clean.w.ndim - 1 if dim is None else dim
         return cls(
             joined_inputs([clean.x, augmented.x], dim=dim),
             torch.cat([clean.y, augmented.y], dim),

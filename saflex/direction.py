@@ -3,25 +3,34 @@
 gradient of one validation batch -> mean over ranks -> exponential average -> optimiser's metric.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from saflex.errors import NonFiniteGradientError
-from saflex.estimators import last_layer
+from saflex.estimators import finite_difference, last_layer
 from saflex.forward import ModelView, unwrapped
 from saflex.gradient import Tangent, gradient_norm, non_finite_message, validation_gradient
 from saflex.losses import Loss
-from saflex.precondition import preconditioned
+from saflex.passes import undisturbed
+from saflex.precondition import preconditioned, require_known_optimizer
 from saflex.settings import SaflexSettings
 from saflex.validation import ValidationSource, map_tensors
 
-__all__ = ["ValidationDirection", "averaged_over_ranks"]
+__all__ = ["Fresh", "ValidationDirection", "averaged_over_ranks"]
 
 # On an accelerator the flag is read this rarely: reading waits for the device.
 _REFRESHES_BETWEEN_CHECKS = 100
+
+
+class Fresh(NamedTuple):
+    """The last validation batch of this rank, and its gradient before any averaging."""
+
+    x: Any
+    y: Tensor
+    gradient: Tangent
 
 
 class ValidationDirection:
@@ -38,6 +47,15 @@ class ValidationDirection:
         Validation loss ``(logits, y) -> scalar``.
     group : torch.distributed.ProcessGroup or None
         Ranks that share one gradient.
+
+    Attributes
+    ----------
+    gradient, tangent : dict of str to Tensor
+        g after averaging, and v, which is g in the optimiser's metric.
+    fresh : Fresh or None
+        What the last refresh was made of; whoever has read it may set it to None.
+    fd_step : float or None
+        The finite-difference step in use.
     """
 
     def __init__(
@@ -52,24 +70,40 @@ class ValidationDirection:
     ) -> None:
         self.model, self.source, self.settings = unwrapped(model), source, settings
         self.optimizer, self.loss, self.group = optimizer, loss, group
-        self.classifier = settings.classifier
+        if settings.precondition:
+            require_known_optimizer(optimizer)
+        self.classifier, self.fd_step = settings.classifier, settings.fd_step
+        self.fresh: Fresh | None = None
         self.gradient: Tangent = {}
         self.tangent: Tangent = {}
         self.norm = torch.zeros(())
         self.steps = self.refreshes = 0
+        self._rows: tuple[Any, Tensor] | None = None
+        self._trained: dict[str, torch.Size] = {}
         self._average: Tangent = {}
+        self._joined: dict[str, int] = {}
         self._non_finite: Tensor | None = None
 
     def __call__(self) -> Tangent:
         """The tangent of this step."""
-        if self.steps % self.settings.refresh_every == 0 or not self.tangent:
+        due = self.steps % self.settings.refresh_every == 0 or not self.tangent
+        # A layer unfrozen between two refreshes moves from now on.
+        if due or self._trained != _shapes(ModelView(self.model)):
             self._refresh()
         self.steps += 1
         return self.tangent
 
+    def signature(self) -> tuple[Any, ...]:
+        """What the tangent depends on besides numbers: it was checked for this, or for another."""
+        s = self.settings
+        return (*self._trained.items(), id(self.optimizer), s.estimator, self.classifier)
+
     def _refresh(self) -> None:
-        params = ModelView(self.model).require_trainable()
+        view = ModelView(self.model)
+        params = view.require_trainable()
+        self._trained = _shapes(view)
         g = self.batch_gradient()
+        self.fresh = None if self._rows is None else Fresh(*self._rows, g)
         if self.group is not None:
             g = averaged_over_ranks(g, self.group)
         norm = self.norm_of(g)
@@ -82,13 +116,18 @@ class ValidationDirection:
             if self.settings.precondition
             else self.gradient
         )
+        if self.settings.estimator == "finite-difference" and self.fd_step is None:
+            with undisturbed(view):
+                x = self._rows[0]
+                self.fd_step = finite_difference.settled_step(view, x, self.tangent).step
 
     def batch_gradient(self) -> Tangent:
         """The gradient of the next validation batch alone: what a stack of models overrides."""
         device = next(p.device for p in self.model.parameters() if p.requires_grad)
         x, y = self.source.next()
         # The batches of a user's loader are ours to move: nobody else sees them.
-        x, y = map_tensors((x, y), lambda t: t.to(device, non_blocking=True))
+        x, y = map_tensors((x, y), lambda t: t.detach().to(device, non_blocking=True))
+        self._rows = x, y
         if self.settings.estimator != "last-layer":
             return validation_gradient(self.model, x, y, loss=self.loss, check=False)
         if self.classifier is None:
@@ -110,19 +149,38 @@ class ValidationDirection:
             if not finite:
                 raise NonFiniteGradientError(non_finite_message(g))
             return g
-        broken = ~finite
-        self._non_finite = broken if self._non_finite is None else self._non_finite | broken
+        self._note_non_finite(~finite)
         if self.refreshes % _REFRESHES_BETWEEN_CHECKS == 0:
             self.raise_if_non_finite()
         return {name: torch.where(finite, v, 0.0) for name, v in g.items()}
+
+    def without_non_finite(self, pi: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Pi and p of rows that are numbers: raise on the CPU, elsewhere 0 and even, and raise later.
+
+        One row that is not would spoil the deviation that Pi of all rows is divided by.
+        """
+        finite = torch.isfinite(pi).all(-1, keepdim=True) & torch.isfinite(p).all(-1, keepdim=True)
+        if pi.device.type == "cpu":
+            if not finite.all():
+                rows = (~finite).nonzero()[:, -2].tolist()
+                raise NonFiniteGradientError(
+                    f"Pi or the logits are not finite in {len(rows)} of {finite.numel()} augmented "
+                    f"rows, first {rows[:3]}. Look for NaN in those inputs, or a diverged model."
+                )
+            return pi, p
+        self._note_non_finite(~finite.all())
+        return torch.where(finite, pi, 0.0), torch.where(finite, p, 1 / p.shape[-1])
+
+    def _note_non_finite(self, broken: Tensor) -> None:
+        self._non_finite = broken if self._non_finite is None else self._non_finite | broken
 
     def raise_if_non_finite(self) -> None:
         """Read the flag of accelerators (waits for the device)."""
         if self._non_finite is not None and bool(self._non_finite):
             self._non_finite = None
             raise NonFiniteGradientError(
-                "a validation gradient since the last check was not finite; a zero direction was "
-                "used in its place. Look for NaN in the validation inputs, a diverged model, or "
+                "a validation gradient or an augmented row since the last check was not finite; zeros "
+                "were used in its place. Look for NaN in the inputs, a diverged model, or "
                 "overflow under float16 (use bfloat16 or float32)."
             )
 
@@ -130,14 +188,16 @@ class ValidationDirection:
         decay = self.settings.ema
         if decay == 0:
             return g
-        if not self._average:
-            self._average = {name: torch.zeros_like(v) for name, v in g.items()}
+        # By name: a layer may be frozen, unfrozen or replaced by one of another width meanwhile.
+        for name, v in g.items():
+            if name not in self._average or self._average[name].shape != v.shape:
+                self._average[name], self._joined[name] = torch.zeros_like(v), self.refreshes - 1
         # New tensors: the last tangent may still be in somebody's hands.
-        mean = torch._foreach_lerp(list(self._average.values()), list(g.values()), 1 - decay)
+        mean = torch._foreach_lerp([self._average[name] for name in g], list(g.values()), 1 - decay)
         self._average = dict(zip(g, mean, strict=True))
         # As in Adam: an average that starts at zero is too small by a known factor.
-        corrected = torch._foreach_div(mean, 1 - decay**self.refreshes)
-        return dict(zip(g, corrected, strict=True))
+        corrections = [1 - decay ** (self.refreshes - self._joined[name]) for name in g]
+        return dict(zip(g, torch._foreach_div(mean, corrections), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the next tangents."""
@@ -148,17 +208,25 @@ class ValidationDirection:
             "gradient": _copied(self.gradient),
             "tangent": _copied(self.tangent),
             "average": _copied(self._average),
+            "joined": dict(self._joined),
+            "fd_step": self.fd_step,
             "source": self.source.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`, on the device of the model."""
-        devices = {n: p.device for n, p in ModelView(self.model).require_trainable().items()}
+        view = ModelView(self.model)
+        devices = {n: p.device for n, p in view.require_trainable().items()}
+
+        def own(tangent: Tangent) -> Tangent:
+            # Parameters that are frozen by now have no place in it.
+            return {n: v.to(devices[n]).clone() for n, v in tangent.items() if n in devices}
+
         self.steps, self.refreshes = state["steps"], state["refreshes"]
-        self.classifier = state["classifier"]
-        self.gradient = {n: v.to(devices[n]).clone() for n, v in state["gradient"].items()}
-        self.tangent = {n: v.to(devices[n]).clone() for n, v in state["tangent"].items()}
-        self._average = {n: v.to(devices[n]).clone() for n, v in state["average"].items()}
+        self.classifier, self.fd_step = state["classifier"], state["fd_step"]
+        self.gradient, self.tangent = own(state["gradient"]), own(state["tangent"])
+        self._average, self._joined = own(state["average"]), dict(state["joined"])
+        self._trained = _shapes(view) if self.tangent else {}
         if self.gradient:
             self.norm = self.norm_of(self.gradient)
         self.source.load_state_dict(state["source"])
@@ -178,3 +246,7 @@ def averaged_over_ranks(g: Tangent, group: Any) -> Tangent:
 
 def _copied(tangent: Tangent) -> Tangent:
     return {name: v.detach().clone() for name, v in tangent.items()}
+
+
+def _shapes(view: ModelView) -> dict[str, torch.Size]:
+    return {name: p.shape for name, p in view.trainable.items()}

@@ -1,14 +1,14 @@
 """The model as a function of its parameters, with the training loop left as it was found.
 
 Algorithm 1 differentiates f(x; theta) at parameters that belong to somebody else's training loop.
-Everything that touches the model goes through the two contexts here: `undisturbed` and
+Everything that touches the model goes through two contexts: `saflex.passes.undisturbed` and
 `ModelView.substituted`.
 """
 
 import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,22 +18,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from saflex.calling import Calling
 from saflex.errors import NoTrainableParametersError, SettingError, ShapeError
+from saflex.passes import renormalises
 
-__all__ = ["ModelView", "logits_of", "undisturbed", "unwrapped"]
+__all__ = ["ModelView", "logits_of", "unwrapped"]
 
-# Device types whose random state torch.random.fork_rng can save by index.
-_FORKABLE = ("cuda", "xpu")
+# Wrappers whose module is the model itself, by name: none of them is ours to import.
+_WRAPPERS = ("DistributedDataParallel", "DataParallel", "_FabricModule")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and (Distributed)DataParallel wrappers.
+    """The module inside `torch.compile`, (Distributed)DataParallel and Fabric wrappers.
 
     The reducer of a wrapper must not see our passes, and forward mode cannot be compiled.
     """
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod
-        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        elif any(kind.__name__ in _WRAPPERS for kind in type(model).__mro__):
             model = model.module
         else:
             return model
@@ -59,9 +60,12 @@ class ModelView:
         self.trainable: dict[str, nn.Parameter] = {}
         self.devices: set[torch.device] = set()
         self._slots: list[tuple[dict[str, Any], str, nn.Parameter]] = []
+        self._written: set[int] = set()
         seen: set[int] = set()
         for prefix, module in self.model.named_modules():
             self.modules.append(module)
+            if renormalises(module):
+                self._written.add(id(module._parameters["weight"]))
             for name, p in module._parameters.items():
                 if p is None:
                     continue
@@ -79,7 +83,10 @@ class ModelView:
         ------
         NoTrainableParametersError
             If there is none.
+        SettingError
+            If the parameters are shards.
         """
+        self._require_whole()
         if not self.trainable:
             raise NoTrainableParametersError(
                 f"{type(self.model).__name__} has no parameter with requires_grad=True, so no "
@@ -87,6 +94,24 @@ class ModelView:
                 "upstream batch."
             )
         return self.trainable
+
+    def detached(self, p: nn.Parameter) -> Tensor:
+        """The numbers of a parameter, apart from its graph: shared, or copied if a forward writes."""
+        return p.detach().clone() if self.writes(p) else p.detach()
+
+    def writes(self, p: nn.Parameter) -> bool:
+        """Whether a forward writes to this parameter (an embedding's ``max_norm``)."""
+        return id(p) in self._written
+
+    def _require_whole(self) -> None:
+        sharded = [n for n, p in self.trainable.items() if hasattr(p, "device_mesh")]
+        flat = [type(m).__name__ for m in self.modules if hasattr(m, "_fsdp_wrapped_module")]
+        if sharded or flat:
+            raise SettingError(
+                f"{type(self.model).__name__} is sharded ({(sharded or flat)[0]}): with FSDP and "
+                "tensor parallelism no rank holds whole parameters to differentiate at. Use "
+                "DistributedDataParallel, or refine with a whole copy of the model."
+            )
 
     @contextmanager
     def substituted(self, params: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
@@ -127,85 +152,6 @@ def _refresh_flat_weights(recurrent: Sequence[nn.Module]) -> None:
 
 
 @contextmanager
-def undisturbed(view: ModelView) -> Iterator[None]:
-    """Evaluation mode for the passes of Algorithm 1, and afterwards nothing has happened.
-
-    Evaluation mode makes Pi deterministic and each sample's row its own (no batch statistics, no
-    dropout). Modes, buffers, the random streams and a caller's autocast cache come back as they
-    were. Gradients are off; float16 autocast is switched off because nobody scales the validation
-    loss here (bfloat16 stays for the validation gradient and the features of the last layer).
-    """
-    training = [m for m in view.modules if m.training]
-    buffers = _BufferGuard(view.modules)
-    accelerators = {d for d in view.devices if d.type != "cpu"}
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        for kind in {d.type for d in accelerators if d.type in _FORKABLE}:
-            indices = [d.index for d in accelerators if d.type == kind]
-            stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
-        if any(_is_compiled(module) for module in view.modules):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        _enter_autocast(stack, {"cpu"} | {d.type for d in accelerators})
-        stack.enter_context(torch.no_grad())
-        try:
-            _set_mode(training, False)
-            yield
-        finally:
-            _set_mode(training, True)
-            buffers.restore()
-
-
-def _set_mode(modules: Sequence[nn.Module], training: bool) -> None:
-    for module in modules:
-        if type(module).__setattr__ is nn.Module.__setattr__:
-            # What nn.Module does with a flag in the end, without its ten checks.
-            object.__setattr__(module, "training", training)
-        else:
-            module.training = training
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    state = module.__dict__
-    return state.get("_compiled_call_impl") is not None or "_orig_mod" in state.get("_modules", ())
-
-
-def _enter_autocast(stack: ExitStack, device_types: set[str]) -> None:
-    for kind in device_types:
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-            # A cast cached under no_grad would be reused by the training forward and cut its graph.
-            stack.enter_context(
-                torch.autocast(
-                    kind, dtype=dtype, enabled=dtype != torch.float16, cache_enabled=False
-                )
-            )
-
-
-class _BufferGuard:
-    """Remembers buffers (running statistics, counters) and puts back what a forward changed."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._slots = [
-            (module._buffers, name, buffer)
-            for module in modules
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-        self._versions = [buffer._version for _, _, buffer in self._slots]
-        self._copies = [buffer.detach().clone() for _, _, buffer in self._slots]
-
-    def restore(self) -> None:
-        for (home, name, buffer), version, copy in zip(
-            self._slots, self._versions, self._copies, strict=True
-        ):
-            if home.get(name) is not buffer:
-                home[name] = buffer
-            if buffer._version != version:
-                with torch.no_grad():
-                    buffer.copy_(copy)
-
-
-@contextmanager
 def dual_numbers() -> Iterator[None]:
     """A level of forward-mode differentiation."""
     with forward_ad.dual_level():
@@ -231,20 +177,6 @@ def forward_differentiable() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-@contextmanager
-def without_autocast(device_type: str) -> Iterator[None]:
-    """The parameters' own precision, for derivatives of logits.
-
-    A difference of two bfloat16 forwards has no digits left, and torch 2.14 does not cast the
-    tangents of convolutions under autocast.
-    """
-    if not torch.is_autocast_enabled(device_type):
-        yield
-        return
-    with torch.autocast(device_type, enabled=False):
-        yield
 
 
 def require_tangent(params: Mapping[str, Tensor], tangent: Mapping[str, Tensor]) -> None:

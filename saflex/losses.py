@@ -42,8 +42,8 @@ def as_loss(loss: Any, *, layout: str = "samples") -> tuple["CrossEntropy", Loss
 
     Parameters
     ----------
-    loss : None, nn.CrossEntropyLoss or callable
-        The settings of a `CrossEntropyLoss` hold for both. A callable ``(logits, y) -> scalar`` is
+    loss : None, nn.CrossEntropyLoss, `CrossEntropy` or callable
+        The settings of a cross-entropy hold for both. A callable ``(logits, y) -> scalar`` is
         the validation loss alone; the training loss is then the plain cross-entropy.
     layout : str
         See `saflex.layouts.Layout`.
@@ -60,6 +60,12 @@ def as_loss(loss: Any, *, layout: str = "samples") -> tuple["CrossEntropy", Loss
             "multi-label classification and regression do not have. Use it with a cross-entropy, "
             "or with a callable (logits, y) -> scalar over K classes."
         )
+    if isinstance(loss, CrossEntropy):
+        if loss.layout.name != layout:
+            raise SettingError(
+                f"loss has layout={loss.layout.name!r} and the settings {layout!r}: they must agree."
+            )
+        return loss, loss
     if type(loss) is nn.CrossEntropyLoss:
         if loss.reduction != "mean":
             raise SettingError(
@@ -89,7 +95,7 @@ class CrossEntropy:
     Attributes
     ----------
     weight : Tensor, shape (K,), or None
-        Class weights c >= 0.
+        Class weights c >= 0; (R, 1, K) where the models of a stack have their own.
     label_smoothing : float in [0, 1)
     ignore_index : int or None
         Hard label of rows that do not count; None: there is none, and such a label is an error.
@@ -106,9 +112,8 @@ class CrossEntropy:
         if isinstance(self.layout, str):
             object.__setattr__(self, "layout", Layout(self.layout))
         c = self.weight
-        if c is not None and not (
-            c.ndim == 1 and bool((c >= 0).all()) and bool(c.isfinite().all())
-        ):
+        fits = c is None or c.ndim == 1 or (c.ndim == 3 and self.layout.name == "stack")
+        if not fits or (c is not None and not bool(((c >= 0) & c.isfinite()).all())):
             raise SettingError(
                 f"class weights {c}: expected K finite numbers >= 0, a tensor of shape (K,)."
             )
@@ -171,7 +176,9 @@ class CrossEntropy:
         """Weights w over the denominator ``sum_i u_i sum_k c_k q_ik`` of the upstream's `rows`."""
         if self.weight is None:
             return w
-        mass = (_even(rows, counted) * (rows @ self._class_weights(rows))).sum(-1, keepdim=True)
+        mass = (_even(rows, counted) * (rows * self._class_weights(rows)).sum(-1)).sum(
+            -1, keepdim=True
+        )
         return w / torch.where(mass > 0, mass, torch.ones_like(mass))
 
     def products(self, pi: Tensor) -> Tensor:
@@ -212,9 +219,9 @@ class CrossEntropy:
         )
 
     def _class_weights(self, rows: Tensor) -> Tensor:
-        if len(self.weight) != rows.shape[-1]:
+        if self.weight.shape[-1] != rows.shape[-1]:
             raise SettingError(
-                f"loss has {len(self.weight)} class weights and the model {rows.shape[-1]} classes."
+                f"loss has {self.weight.shape[-1]} class weights and the model {rows.shape[-1]} classes."
             )
         return self.weight.to(rows)
 

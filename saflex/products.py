@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from saflex.errors import ShapeError
 from saflex.estimators import finite_difference, forward_mode, last_layer
-from saflex.forward import ModelView, require_tangent, undisturbed
+from saflex.failures import explained
+from saflex.forward import ModelView, require_tangent
+from saflex.passes import undisturbed
 from saflex.settings import CHOICES, require_choice
+from saflex.transpose import require_transpose
 
 __all__ = ["gradient_products", "inner_products", "logit_derivatives"]
 
@@ -26,8 +29,9 @@ def gradient_products(
     estimator: str = "forward-mode",
     output: str = "log-probabilities",
     classifier: str | None = None,
-    fd_step: float = 1e-4,
+    fd_step: float | None = None,
     logits: Tensor | None = None,
+    check: bool = True,
 ) -> Tensor:
     """Pi for a batch: what one unit of each label is worth in validation loss.
 
@@ -44,6 +48,9 @@ def gradient_products(
         Which f of the paper; only the first makes Pi the exact first-order gain.
     classifier, fd_step, logits
         See `logit_derivatives`.
+    check : bool
+        Compare the derivative with backward passes, see `saflex.transpose.require_transpose`
+        (`Saflex` has a check of its own).
 
     Returns
     -------
@@ -53,12 +60,14 @@ def gradient_products(
 
     Raises
     ------
-    EstimatorError, SettingError, ShapeError, NoTrainableParametersError
+    EstimatorError, CheckError, SettingError, ShapeError, NoTrainableParametersError
 
     References
     ----------
     Notation 1; Appendix A, Equation 9 with the sign of Equation 7 kept.
     """
+    if estimator == "last-layer" and classifier is None:
+        classifier = last_layer.classifier_name(model, x)
     z, dz = logit_derivatives(
         model,
         x,
@@ -68,6 +77,10 @@ def gradient_products(
         fd_step=fd_step,
         logits=logits,
     )
+    if check:
+        if estimator == "last-layer":
+            tangent = {n: v for n, v in tangent.items() if n.startswith(f"{classifier}.")}
+        require_transpose(ModelView(model), x, tangent, dz, estimator=estimator)
     return inner_products(z, dz, output=output)
 
 
@@ -78,7 +91,7 @@ def logit_derivatives(
     *,
     estimator: str = "forward-mode",
     classifier: str | None = None,
-    fd_step: float = 1e-4,
+    fd_step: float | None = None,
     logits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits z and ``dz = J_z v`` for the direction v, each of shape (..., B, K).
@@ -87,8 +100,9 @@ def logit_derivatives(
     ----------
     classifier : str, optional
         The last layer's name for ``estimator="last-layer"``; found (with one more forward) if None.
-    fd_step : float
-        Relative step for ``estimator="finite-difference"``.
+    fd_step : float, optional
+        Relative step for ``estimator="finite-difference"``; if None it is searched for on these
+        inputs, which takes up to sixteen forwards (`saflex.Saflex` searches once).
     logits : Tensor, optional
         Evaluation-mode logits at the current parameters; saves "finite-difference" a forward.
     """
@@ -97,11 +111,12 @@ def logit_derivatives(
     require_tangent(view.require_trainable(), tangent)
     if estimator == "last-layer" and classifier is None:
         classifier = last_layer.classifier_name(view.model, x)
-    with undisturbed(view):
+    with undisturbed(view), explained(view, x):
         if estimator == "forward-mode":
             z, dz = forward_mode.derivative(view, x, tangent)
         elif estimator == "finite-difference":
-            z, dz = finite_difference.derivative(view, x, tangent, step=fd_step, logits=logits)
+            step = fd_step or finite_difference.settled_step(view, x, tangent).step
+            z, dz = finite_difference.derivative(view, x, tangent, step=step, logits=logits)
         else:
             z, dz = last_layer.derivative(view, x, tangent, classifier=classifier)
     return z.detach(), dz.detach()

@@ -188,8 +188,9 @@ def _halves_disagree(f: Findings) -> str | None:
     if f.halves is not None and f.halves < 0.3:
         return (
             f"The two halves of the validation batch disagree about Pi (correlation {f.halves:.2f}): "
-            f"labels there may be wrong, or {f.validation_rows} rows are too few. Look at the labels, "
-            "take more rows, or average (ema=0.9; memory=1.0 where training rows come back)."
+            f"labels there may be wrong, {f.validation_rows} rows may be too few, or the model has "
+            "learned what they share. Look at the labels, take more rows, or average (ema=0.9; "
+            "memory=1.0 where training rows come back)."
         )
     return None
 

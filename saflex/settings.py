@@ -56,11 +56,9 @@ class SaflexSettings:
     estimator : "forward-mode", "finite-difference" or "last-layer"
     classifier : str or None
         Name of the last layer for ``estimator="last-layer"``; found automatically if None.
-    fd_step : float > 0
-        Size of the finite-difference step relative to the norm of the parameters.
-    layout : "samples", "tokens", "pixels" or "stack"
-        What the model's logits are: (B, K); (B, T, K), a label for each token; (B, K, H, W), a
-        label for each pixel; (R, B, K), R independent models.
+    fd_step : float > 0 or None
+        Size of the finite-difference step relative to the norm of the parameters. None: where
+        halving it changes least, searched for once on the first validation batch.
     memory : float in (0, 1] or None
         Average the scaled Pi of each training row over its visits before it decides label and
         weight: the share of a row's past that is kept at a visit, 1 for the plain average. None is
@@ -91,7 +89,7 @@ class SaflexSettings:
     relabel: bool = True
     estimator: str = "forward-mode"
     classifier: str | None = None
-    fd_step: float = 1e-4
+    fd_step: float | None = None
     layout: str = "samples"
     memory: float | None = None
     refresh_every: int = 1
@@ -108,7 +106,8 @@ class SaflexSettings:
         _require_number("beta", self.beta, low=0)
         _require_number("tau", self.tau, low=0)
         _require_number("eps", self.eps, low=0, high=1)
-        _require_number("fd_step", self.fd_step, low=0, low_open=True)
+        if self.fd_step is not None:
+            _require_number("fd_step", self.fd_step, low=0, low_open=True)
         _require_number("ema", self.ema, low=0, high=1, high_open=True)
         if self.memory is not None:
             _require_number("memory", self.memory, low=0, high=1, low_open=True)

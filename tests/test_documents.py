@@ -36,6 +36,66 @@ def test_the_three_lines_of_the_readme_train_a_model():
     assert nn.functional.cross_entropy(model(x), y).item() < before
 
 
+def test_the_loop_of_the_readme_trains_the_suites_row_saflex():
+    """Same data set, seeds and settings: every parameter equal to the last bit."""
+    from benchmarks import suite
+    from benchmarks.running.execute import load_data
+    from benchmarks.train import Training
+
+    (found,) = [
+        spec
+        for spec in suite.plan(suite.load("demo"))
+        if (spec.dataset, spec.row, spec.seed) == ("digits", "saflex", 0)
+    ]
+    recipe = found.settings.recipe.model_copy(update={"epochs": 3})
+    spec = found.model_copy(
+        update={"settings": found.settings.model_copy(update={"recipe": recipe})}
+    )
+    row = Training(spec, load_data(spec, "cpu"))
+    row.run()
+
+    own = Training(spec, load_data(spec, "cpu"))  # for its streams; only the block below trains
+    raw = []
+
+    def loader():
+        for own.epoch in range(recipe.epochs):
+            own.model.train()
+            for index in own._order().split(recipe.batch_size):
+                raw.append(own.task.rows(own.train, index, own.generators))
+                yield own.data.normalize(raw[-1]), own.train.y[index]
+
+    def augment(x, y):
+        augmented = own.upstream(raw[-1], y, own.generators["upstream"])
+        return augmented.x, augmented.y
+
+    names = {
+        "model": own.model,
+        "loader": loader(),
+        "validation_loader": lambda: own._validation_batch(128),
+        "augment": augment,
+        "optimizer": own.optimizer,
+    }
+    (block,) = code_blocks("README.md", "python")
+    exec(block, names)
+    assert names["refine"].diagnostics()["steps"] == row.steps
+    for name, p in row.model.named_parameters():
+        assert torch.equal(p, own.model.get_parameter(name)), name
+    assert torch.equal(row.logits(row.data.test), own.logits(own.data.test))
+    # ... and it is not what training on the same batches without refinement gives.
+    plain = Training(
+        spec.model_copy(
+            update={
+                "settings": spec.settings.model_copy(
+                    update={"refiner": spec.settings.refiner.model_copy(update={"name": "uniform"})}
+                )
+            }
+        ),
+        load_data(spec, "cpu"),
+    )
+    plain.run()
+    assert not torch.equal(plain.logits(plain.data.test), own.logits(own.data.test))
+
+
 def test_the_refiner_of_contributing_is_a_refiner():
     import sys
 

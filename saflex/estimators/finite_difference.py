@@ -1,19 +1,27 @@
-"""Directional derivative from logits at shifted parameters: no graph, any operation.
+"""Directional derivative from logits at shifted parameters: no graph, and no formula for any operation.
 
 Central, ``(z(theta + h v) - z(theta - h v)) / 2h``, two forwards, error O(h^2); or one-sided where
-the caller has z(theta) already, one forward, error O(h).
+the caller has z(theta) already, one forward, error O(h). The right h depends on the model: rounding
+asks for a long step, curvature and crossed ReLU kinks for a short one, and `settled_step` finds
+where halving the step changes least.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from saflex.forward import ModelView, logits_of, without_autocast
+from saflex.forward import ModelView, logits_of
 from saflex.gradient import gradient_norm
+from saflex.passes import same_noise, without_autocast
 
-__all__ = ["derivative"]
+__all__ = ["SettledStep", "derivative", "settled_step"]
+
+# Where the search begins: the relative change of the logits, as a power of the precision's unit.
+_FIRST_CHANGE = 0.4
+_STEPS = 7
 
 
 def derivative(
@@ -21,7 +29,7 @@ def derivative(
     x: Any,
     tangent: Mapping[str, Tensor],
     *,
-    step: float = 1e-4,
+    step: float,
     logits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits and their derivative along `tangent`.
@@ -29,9 +37,8 @@ def derivative(
     Parameters
     ----------
     step : float
-        Length of the shift relative to the norm of the shifted parameters. In float32, 1e-4 lies
-        between rounding (smaller steps) and curvature or crossed ReLU kinks (larger ones). A stack
-        of models shares one step.
+        Length of the shift relative to the norm of the shifted parameters, see `settled_step`. A
+        stack of models shares one step.
     logits : Tensor, shape (..., B, K), optional
         z(theta) in evaluation mode, where already known: one forward pass instead of two.
     """
@@ -43,15 +50,72 @@ def derivative(
 
     def shifted(sign: int) -> Tensor:
         moved = torch._foreach_add(theta, shift, alpha=sign)
-        with without_autocast(theta[0].device.type), view.substituted(params, moved):
+        # Both ends see the same noise where a model draws some in evaluation mode too.
+        with (
+            same_noise(view.devices),
+            without_autocast(theta[0].device.type),
+            view.substituted(params, moved),
+        ):
             return logits_of(view.model, x)
 
     above = shifted(+1)
     if logits is not None:
+        logits = logits.detach()
         return logits, (above - logits) / h.to(above.dtype)
     below = shifted(-1)
     # The mean of both ends is z(theta) up to O(h^2): no third pass.
     return (above + below) / 2, (above - below) / (2 * h.to(above.dtype))
+
+
+class SettledStep(NamedTuple):
+    """A relative step, and by what part of itself the derivative changes when it is halved."""
+
+    step: float
+    change: float
+
+
+def settled_step(
+    view: ModelView, x: Any, tangent: Mapping[str, Tensor], *, step: float | None = None
+) -> SettledStep:
+    """The step at which halving changes the derivative least (waits for the device).
+
+    Parameters
+    ----------
+    x
+        Inputs to try it on: two forwards for each of up to seven steps, a factor of four apart.
+    step : float, optional
+        Try this one alone.
+    """
+
+    def slope(step: float) -> Tensor:
+        dz = derivative(view, x, tangent, step=step)[1]
+        return dz.to(torch.promote_types(dz.dtype, torch.float32))
+
+    if step is not None:
+        return SettledStep(step, _change(slope(step), slope(step / 2)))
+    logits, dz = derivative(view, x, tangent, step=1e-4)
+    params = [view.trainable[name] for name in tangent]
+    unit = max(torch.finfo(p.dtype).eps for p in params)
+    h = _step_length([p.detach() for p in params], list(tangent.values()), 1e-4)
+    moved = float(h * torch.linalg.vector_norm(dz) / torch.linalg.vector_norm(logits))
+    # A derivative of zero, or logits of zero, have no scale: stay where the search would begin.
+    first = 1e-4 * unit**_FIRST_CHANGE / moved if 0 < moved < float("inf") else 1e-4
+    steps = [min(first, 1e-1) * 4.0**-k for k in range(_STEPS)]
+    best = SettledStep(steps[0], float("inf"))
+    coarse = slope(steps[0])
+    for step, finer in pairwise(steps):
+        fine = slope(finer)
+        change = _change(coarse, fine)
+        if change >= best.change:
+            break
+        best, coarse = SettledStep(step / 2, change), fine
+    return best
+
+
+def _change(coarse: Tensor, fine: Tensor) -> float:
+    size = torch.linalg.vector_norm(fine)
+    gap = torch.linalg.vector_norm(coarse - fine)
+    return float(torch.where(size > 0, gap / size, torch.sign(gap)))
 
 
 def _step_length(theta: list[Tensor], direction: list[Tensor], step: float) -> Tensor:

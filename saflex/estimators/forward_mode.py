@@ -1,6 +1,7 @@
 """Exact directional derivative by dual numbers (Notation 1: the Jacobian-vector product)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,13 +9,9 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from saflex.errors import EstimatorError
-from saflex.forward import (
-    ModelView,
-    dual_numbers,
-    forward_differentiable,
-    logits_of,
-    without_autocast,
-)
+from saflex.failures import mixed_precision_inside
+from saflex.forward import ModelView, dual_numbers, forward_differentiable, logits_of
+from saflex.passes import without_autocast
 
 __all__ = ["derivative"]
 
@@ -32,19 +29,36 @@ def derivative(view: ModelView, x: Any, tangent: Mapping[str, Tensor]) -> tuple[
     with dual_numbers(), forward_differentiable(), without_autocast(device):
         # detach() shares storage; its own tangent never reaches the loop's parameter.
         duals = [
-            forward_ad.make_dual(p.detach(), v.to(p.dtype))
+            forward_ad.make_dual(view.detached(p), v.to(p.dtype))
             for p, v in zip(params, tangent.values(), strict=True)
         ]
-        try:
-            with view.substituted(params, duals):
-                primal, slope = forward_ad.unpack_dual(logits_of(view.model, x))
-        except (NotImplementedError, RuntimeError) as error:
-            if "forward" not in str(error).lower():
-                raise
-            raise EstimatorError(
-                f"forward-mode differentiation of {type(view.model).__name__} stopped: "
-                f"{str(error).splitlines()[0]} Use estimator='finite-difference', which runs with "
-                "any model, or 'last-layer'."
-            ) from error
+        with named_obstacles(view), view.substituted(params, duals):
+            primal, slope = forward_ad.unpack_dual(logits_of(view.model, x))
         # Parameters the logits do not depend on leave no tangent.
         return primal, torch.zeros_like(primal) if slope is None else slope
+
+
+@contextmanager
+def named_obstacles(view: ModelView) -> Iterator[None]:
+    """Say what to do where an operation has no forward-mode formula.
+
+    Raises
+    ------
+    EstimatorError
+    """
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        said, model = str(error), type(view.model).__name__
+        if ("forward" in said.lower() and "AD" in said) or "jvp" in said:
+            raise EstimatorError(
+                f"forward-mode differentiation of {model} stopped: {said.splitlines()[0]} Use "
+                "estimator='finite-difference', which needs no formula, or 'last-layer'."
+            ) from error
+        if mixed_precision_inside(said):
+            raise EstimatorError(
+                f"forward-mode differentiation of {model} stopped: its forward switches autocast "
+                f"on itself, and torch has no tangents there ({said.splitlines()[0]}). Put "
+                "torch.autocast around the calls instead, or use estimator='last-layer'."
+            ) from error
+        raise
