@@ -324,12 +324,14 @@ def track_check(
     uri: Annotated[str | None, typer.Option()] = None,
 ) -> None:
     """Compare the store's means with the tables' CSV; exit status 1 where they differ."""
+    from benchmarks import record, tracking
     from benchmarks import suite as suites
-    from benchmarks import tracking
+    from benchmarks.running import current
 
     loaded = suites.load(suite)
-    planned = {spec.key for spec in suites.plan(loaded)}
     folder = _folder(loaded.name, results)
+    used = current.choose(record.load_all(folder), suites.plan(loaded)).records
+    planned = {own.key for own in used}
     raise typer.Exit(tracking.check(folder, uri, suite=loaded.name, planned=planned))
 
 

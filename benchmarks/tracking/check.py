@@ -37,8 +37,8 @@ def check(
     Parameters
     ----------
     suite : as it was synced under; default: what each record says.
-    planned : keys of the suite's plan; runs of other settings, left from an earlier form of the
-        suite, are in the store and in no table. Default: every run counts.
+    planned : keys of the records that tables use; others, of other settings or not current, are in the
+        store and in no table. Default: every run counts.
 
     Raises
     ------
