@@ -44,7 +44,7 @@ class SelfCheck:
     ----------
     mode : "first", "always" or "never"
         "first": at the first step, and again when the set of trained parameters, the optimiser or
-        the estimator changes. Costs about one step and waits for the device.
+        the estimator changes. Costs two or three refinements once and waits for the device then.
     """
 
     def __init__(self, mode: str) -> None:
