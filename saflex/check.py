@@ -9,9 +9,9 @@ the model that agree only if both are right. What the equation cannot see (0 = 0
 look, once: g against autograd on the model as it stands, and no trained tensor that no name reaches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from saflex.passes import undisturbed
 from saflex.precision import DIFFERENCE, EXACT, lowest_precision, noting_precision
 from saflex.products import logit_derivatives
 from saflex.settings import CHOICES, require_choice
+from saflex.transpose import Combination, Gap, exact, random_combinations
 
 __all__ = ["CHECKS", "SelfCheck"]
 
@@ -43,7 +44,7 @@ class SelfCheck:
     ----------
     mode : "first", "always" or "never"
         "first": at the first step, and again when the set of trained parameters, the optimiser or
-        the estimator changes. Costs about one step and waits for the device.
+        the estimator changes. Costs two or three refinements once and waits for the device then.
     """
 
     def __init__(self, mode: str) -> None:
@@ -76,27 +77,15 @@ class SelfCheck:
 
     def _check(self, direction: ValidationDirection, fresh: Fresh) -> None:
         view = ModelView(direction.model)
+        draws: list[Combination] = []
         if self._precision is None:
-            self._precision = _second_look(direction, view, fresh)
+            self._precision, draws = _second_look(direction, view, fresh)
         if direction.settings.estimator == "finite-difference":
             _require_settled(direction, view, fresh, self._precision)
-        gap = _identity(direction, fresh, self._precision)
+        gap = _identity(direction, fresh, self._precision, draws)
         if not gap.small:
-            raise CheckError(_diagnosis(direction, view, fresh, gap, self._precision))
+            raise CheckError(_diagnosis(direction, fresh, gap, self._precision, draws))
         self._passed = direction.signature()
-
-
-class Gap(NamedTuple):
-    """Both sides of the identity and what they may differ by."""
-
-    derivative: float
-    gradient: float
-    tolerance: float
-
-    @property
-    def small(self) -> bool:
-        """Whether they agree; numbers that are not finite are somebody else's to report."""
-        return not abs(self.derivative - self.gradient) > self.tolerance
 
 
 def _require_logits(direction: ValidationDirection, x: Any, logits: Tensor) -> None:
@@ -140,11 +129,13 @@ def _identity(
     direction: ValidationDirection,
     fresh: Fresh,
     precision: str,
+    draws: Sequence[Combination] = (),
     *,
     names: set[str] | None = None,
     estimator: str | None = None,
 ) -> Gap:
-    """Both sides for v, or for its part in some parameters."""
+    """Both sides for v, or for its part in some parameters: of the validation loss, or where
+    that agrees of the random combination of logits that does not."""
     s = direction.settings
     estimator = estimator or s.estimator
     v = {n: t for n, t in direction.tangent.items() if names is None or n in names}
@@ -160,20 +151,19 @@ def _identity(
     with torch.enable_grad():
         value = (direction.loss or mean_cross_entropy)(leaf, fresh.y)
     (slope,) = torch.autograd.grad(value, leaf)
-    slope, dz = _exact(slope), _exact(dz)
-    products = [(_exact(fresh.gradient[n]) * _exact(t)) for n, t in v.items()]
+    slope, dz = exact(slope), exact(dz)
+    products = [exact(fresh.gradient[n]) * exact(t) for n, t in v.items()]
     size = sum(p.abs().sum().item() for p in products)
     spread = (torch.linalg.vector_norm(slope) * torch.linalg.vector_norm(dz)).item()
-    relative, floor = (DIFFERENCE if estimator == "finite-difference" else EXACT)[precision]
-    return Gap(
+    tolerance = (DIFFERENCE if estimator == "finite-difference" else EXACT)[precision]
+    own = Gap(
+        of="the validation loss",
         derivative=(slope * dz).sum().item(),
         gradient=sum(p.sum().item() for p in products),
-        tolerance=relative * size + floor * spread,
+        tolerance=tolerance.relative * size + tolerance.floor * spread,
     )
-
-
-def _exact(t: Tensor) -> Tensor:
-    return t.float() if t.device.type == "mps" else t.double()
+    gaps = [own, *(draw.gap(dz, v, tolerance) for draw in draws)]
+    return next((gap for gap in gaps if not gap.small), own)
 
 
 def _require_settled(
@@ -186,7 +176,7 @@ def _require_settled(
     if not found.change > _HALVING:
         return
     given = direction.settings.fd_step
-    others = _working(direction, fresh, precision, besides="finite-difference")
+    others = _working(direction, fresh, precision, (), besides="finite-difference")
     mend = " or ".join([*(["fd_step=None, which searches for one"] if given else []), *others])
     raise CheckError(
         f"self-check: halving the step of the finite difference (fd_step={found.step:.1e}) changes "
@@ -198,8 +188,16 @@ def _require_settled(
 # The second look
 
 
-def _second_look(direction: ValidationDirection, view: ModelView, fresh: Fresh) -> str:
-    """Compare g with autograd on the model as it stands; return the pass's lowest precision."""
+def _second_look(
+    direction: ValidationDirection, view: ModelView, fresh: Fresh
+) -> tuple[str, list[Combination]]:
+    """Compare g with autograd on the model as it stands.
+
+    Returns
+    -------
+    The pass's lowest precision, and the gradient of a random combination of its logits: a fault may
+    be orthogonal to the loss's gradient on these rows, hardly to that too.
+    """
     targets = {name: view.trainable[name] for name in fresh.gradient}
     written = {n: p for n, p in view.trainable.items() if view.writes(p)}
     written = {n: view.detached(p).requires_grad_() for n, p in written.items()}
@@ -211,15 +209,17 @@ def _second_look(direction: ValidationDirection, view: ModelView, fresh: Fresh) 
             logits = logits_of(view.model, fresh.x)
             value = (direction.loss or mean_cross_entropy)(logits, fresh.y)
         require_known_leaves(view, logits, known=[*view.trainable.values(), *written.values()])
-        ordinary = gradient_of(value, {n: written.get(n, p) for n, p in targets.items()})
+        leaves = {n: written.get(n, p) for n, p in targets.items()}
+        ordinary = gradient_of(value, leaves, keep_graph=True)
+        draws = random_combinations(logits, leaves, count=1)
     precision = lowest_precision(seen, view)
     _require_same(fresh.gradient, ordinary, precision)
-    return precision
+    return precision, draws
 
 
 def _require_same(g: Tangent, ordinary: Tangent, precision: str) -> None:
-    gaps = {n: (_exact(g[n]) - _exact(ordinary[n])).norm().item() for n in g}
-    sizes = {n: _exact(ordinary[n]).norm().item() for n in g}
+    gaps = {n: (exact(g[n]) - exact(ordinary[n])).norm().item() for n in g}
+    sizes = {n: exact(ordinary[n]).norm().item() for n in g}
     whole = sum(size**2 for size in sizes.values()) ** 0.5
     if not sum(gap**2 for gap in gaps.values()) ** 0.5 > EXACT[precision].relative * whole:
         return
@@ -250,16 +250,20 @@ def _without_hooks(params: Any) -> Iterator[None]:
 
 
 def _diagnosis(
-    direction: ValidationDirection, view: ModelView, fresh: Fresh, gap: Gap, precision: str
+    direction: ValidationDirection,
+    fresh: Fresh,
+    gap: Gap,
+    precision: str,
+    draws: Sequence[Combination],
 ) -> str:
     estimator = direction.settings.estimator
     blocks = _blocks(list(direction.tangent))
     off = [
         block
         for block, names in blocks.items()
-        if not _identity(direction, fresh, precision, names=names).small
+        if not _identity(direction, fresh, precision, draws, names=names).small
     ]
-    others = _working(direction, fresh, precision, besides=estimator)
+    others = _working(direction, fresh, precision, draws, besides=estimator)
     mend = (
         f"Use {' or '.join(others)}, which agrees here"
         if others
@@ -267,7 +271,7 @@ def _diagnosis(
         "backward formula that is not the forward's, or rounding passed straight through"
     )
     return (
-        f"self-check: along the direction in use the validation loss of {type(view.model).__name__} "
+        f"self-check: along the direction in use {gap.of} of {type(direction.model).__name__} "
         f"changes by {gap.gradient:.6g} by its gradient and by {gap.derivative:.6g} by "
         f"estimator={estimator!r} ({precision}); the part off is that of {', '.join(off) or 'all'}: "
         f"a tangent is lost or made up between there and the logits. {mend}."
@@ -287,7 +291,12 @@ def _blocks(names: list[str]) -> dict[str, set[str]]:
 
 
 def _working(
-    direction: ValidationDirection, fresh: Fresh, precision: str, *, besides: str
+    direction: ValidationDirection,
+    fresh: Fresh,
+    precision: str,
+    draws: Sequence[Combination],
+    *,
+    besides: str,
 ) -> list[str]:
     """Other estimators that pass on the same rows, as settings."""
     found = []
@@ -295,14 +304,20 @@ def _working(
         if estimator == besides:
             continue
         try:
-            if _passes(direction, fresh, precision, estimator):
+            if _passes(direction, fresh, precision, draws, estimator):
                 found.append(f"estimator={estimator!r}")
         except (SaflexError, RuntimeError):
             continue  # it says so itself where it is chosen
     return found
 
 
-def _passes(direction: ValidationDirection, fresh: Fresh, precision: str, estimator: str) -> bool:
+def _passes(
+    direction: ValidationDirection,
+    fresh: Fresh,
+    precision: str,
+    draws: Sequence[Combination],
+    estimator: str,
+) -> bool:
     view = ModelView(direction.model)
     other = ValidationDirection(
         direction.model, direction.source, direction.settings.changed(), loss=direction.loss
@@ -322,4 +337,5 @@ def _passes(direction: ValidationDirection, fresh: Fresh, precision: str, estima
             return False
         other.fd_step = settled.step
     own = Fresh(fresh.x, fresh.y, g)
-    return _identity(other, own, precision, estimator=estimator).small
+    draws = [draw for draw in draws if g.keys() <= draw.gradient.keys()]
+    return _identity(other, own, precision, draws, estimator=estimator).small
