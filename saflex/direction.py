@@ -112,7 +112,9 @@ class ValidationDirection:
         self.gradient = self._smoothed(g)
         self.norm = self.norm_of(self.gradient) if self.settings.ema else norm
         self.tangent = (
-            preconditioned(self.gradient, params, self.optimizer)
+            preconditioned(
+                self.gradient, params, self.optimizer, stack=self.settings.layout == "stack"
+            )
             if self.settings.precondition
             else self.gradient
         )
