@@ -81,9 +81,9 @@ def page(rows: Callable[[Situation], str] = Situation.row) -> str:
         refusals += "| refused: " in line
         parts.setdefault(each.part, ["| tried | outcome |", "|---|---|"]).append(line)
     tables = [f"## {part}\n\n" + "\n".join(lines) + "\n" for part, lines in parts.items()]
-    return _HEAD.format(count=len(found), right=len(found) - refusals, refused=refusals) + "\n".join(
-        tables
-    )
+    return _HEAD.format(
+        count=len(found), right=len(found) - refusals, refused=refusals
+    ) + "\n".join(tables)
 
 
 _HEAD = """# What was tried

@@ -67,7 +67,7 @@ def _():
     return promise(nn.CrossEntropyLoss(weight=C * torch.tensor([0.0, 1, 1, 1])))
 
 
-@situation(LOSSES, "class weights with `rule=\"soft\"`, weights learned alone")
+@situation(LOSSES, 'class weights with `rule="soft"`, weights learned alone')
 def _():
     return promise(nn.CrossEntropyLoss(weight=C), rule="soft", relabel=False)
 
@@ -111,7 +111,7 @@ def _():
     return refused(e.ShapeError, lambda: attempt(each), naming="shape (12,)")
 
 
-@situation(LOSSES, "`nn.CrossEntropyLoss(reduction=\"sum\")`")
+@situation(LOSSES, '`nn.CrossEntropyLoss(reduction="sum")`')
 def _():
     loss = nn.CrossEntropyLoss(reduction="sum")
     return refused(e.SettingError, lambda: attempt(loss), naming="reduction='mean'")
@@ -133,7 +133,7 @@ def _():
     return refused(e.SettingError, lambda: attempt(loss), naming="3 class weights")
 
 
-@situation(LOSSES, "class weights with `scale=\"cosine\"`")
+@situation(LOSSES, 'class weights with `scale="cosine"`')
 def _():
     loss = nn.CrossEntropyLoss(weight=C)
     return refused(e.SettingError, lambda: attempt(loss, scale="cosine"), naming="cosine")
@@ -292,12 +292,10 @@ def kept_by_tokens(loss, *, ignored=False, **settings):
     batch = refine(x, y)
     assert batch.y.shape == (4, 7, K)
     assert batch.w.shape == (4, 7)
-    return keeps_promise(
-        refine, model, batch, lambda: loss(model(xv).flatten(0, 1), yv.flatten())
-    )
+    return keeps_promise(refine, model, batch, lambda: loss(model(xv).flatten(0, 1), yv.flatten()))
 
 
-@situation(LAYOUTS, "a label for each token, `layout=\"tokens\"`")
+@situation(LAYOUTS, 'a label for each token, `layout="tokens"`')
 def _():
     return kept_by_tokens(nn.CrossEntropyLoss())
 
@@ -308,7 +306,7 @@ def _():
     return kept_by_tokens(loss, ignored=True)
 
 
-@situation(LAYOUTS, "tokens with `estimator=\"last-layer\"`")
+@situation(LAYOUTS, 'tokens with `estimator="last-layer"`')
 def _():
     model, x, y, xv, yv = sequences()
     refine = Saflex(model, validation=(xv, yv), layout="tokens", estimator="last-layer")
@@ -334,7 +332,7 @@ def _():
     return "right: their share of the loss is torch's"
 
 
-@situation(LAYOUTS, "a label for each pixel, `layout=\"pixels\"`")
+@situation(LAYOUTS, 'a label for each pixel, `layout="pixels"`')
 def _():
     model, x, y, xv, yv = images()
     refine = Saflex(model, validation=(xv, yv), layout="pixels")
@@ -353,7 +351,7 @@ def _():
     return keeps_promise(refine, model, refine(x, y), lambda: loss(model(xv), yv))
 
 
-@situation(LAYOUTS, "three models side by side, `layout=\"stack\"`")
+@situation(LAYOUTS, 'three models side by side, `layout="stack"`')
 def _():
     torch.manual_seed(0)
     model = Stack(3).double()
@@ -426,7 +424,7 @@ def _():
     )
 
 
-@situation(LAYOUTS, "torchvision's LR-ASPP: a dict with \"out\", a label for each pixel")
+@situation(LAYOUTS, 'torchvision\'s LR-ASPP: a dict with "out", a label for each pixel')
 def _():
     import torchvision
 

@@ -76,12 +76,12 @@ def _():
     return returns(lambda z, h: z, lambda out: out)
 
 
-@situation(MODELS, "a dict with \"logits\"")
+@situation(MODELS, 'a dict with "logits"')
 def _():
     return returns(lambda z, h: {"logits": z, "features": h}, lambda out: out["logits"])
 
 
-@situation(MODELS, "a dict with \"scores\", `logits_from=\"scores\"`")
+@situation(MODELS, 'a dict with "scores", `logits_from="scores"`')
 def _():
     return returns(lambda z, h: {"scores": z}, lambda out: out["scores"], logits_from="scores")
 
@@ -94,7 +94,9 @@ def _():
 @situation(MODELS, "a tuple, nothing said")
 def _():
     return refused(
-        e.ShapeError, lambda: returns(lambda z, h: (h, z), lambda out: out[1]), naming="logits_from="
+        e.ShapeError,
+        lambda: returns(lambda z, h: (h, z), lambda out: out[1]),
+        naming="logits_from=",
     )
 
 
@@ -130,9 +132,7 @@ def _():
 @situation(MODELS, "two inputs, `unpack=True`")
 def _():
     (x, xv), extra = data(), torch.randn(12, 2).double()
-    return kept(
-        TwoInputs(), (x, extra[:8]), (xv, extra), lambda m, x: m(*x), unpack=True
-    )
+    return kept(TwoInputs(), (x, extra[:8]), (xv, extra), lambda m, x: m(*x), unpack=True)
 
 
 @situation(MODELS, "two inputs by name")
@@ -149,7 +149,7 @@ def _():
     return kept(OneDict(), *pair, lambda m, x: m(x), unpack=False)
 
 
-@situation(MODELS, "two inputs with `estimator=\"last-layer\"`")
+@situation(MODELS, 'two inputs with `estimator="last-layer"`')
 def _():
     (x, xv), extra = data(), torch.randn(12, 2).double()
     model = TwoInputs()
@@ -189,7 +189,9 @@ def _():
 
 @situation(MODELS, "clean and augmented images of different sizes in one loss")
 def _():
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, K))
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, K)
+    )
     x, small = torch.randn(8, 1, 8, 8), torch.randn(8, 1, 6, 6)
     refine = Saflex(model, validation=(x, Y))
     batch = refine(small, Y)
@@ -209,7 +211,10 @@ def bert(kind, **changes):
     tokens = torch.randint(2, 30, (12, 9))
     mask = torch.ones_like(tokens)
     mask[:6, 6:] = 0
-    return getattr(transformers, kind)(config).double(), {"input_ids": tokens, "attention_mask": mask}
+    return getattr(transformers, kind)(config).double(), {
+        "input_ids": tokens,
+        "attention_mask": mask,
+    }
 
 
 @situation(MODELS, "Hugging Face's BertForSequenceClassification")
@@ -366,7 +371,7 @@ def _():
     return same_as_pair(DataLoader(TensorDataset(xv, YV), 12))
 
 
-@situation(SOURCES, "a list of dicts with \"labels\"")
+@situation(SOURCES, 'a list of dicts with "labels"')
 def _():
     _, _, xv = plain()
     model, x, _ = plain()
@@ -484,7 +489,9 @@ def labels_with(choose):
     return Saflex(model, validation=(xv, YV), **choose(adam(model)))(x, Y).y
 
 
-@situation(SETTINGS, "`optimizer=optimizer, precondition=True`, and the old `precondition=optimizer`")
+@situation(
+    SETTINGS, "`optimizer=optimizer, precondition=True`, and the old `precondition=optimizer`"
+)
 def _():
     plain_y = labels_with(lambda o: {"optimizer": o})
     new = labels_with(lambda o: {"optimizer": o, "precondition": True})
