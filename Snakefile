@@ -8,6 +8,7 @@
 # imports torch, pandas or MLflow.
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
@@ -15,7 +16,7 @@ sys.path.insert(0, workflow.basedir)
 from benchmarks import suite as suites
 from benchmarks.forecast import cost
 from benchmarks.running import markers
-from benchmarks.running.source_hash import module_hash, source_hash
+from benchmarks.running.source_hash import module_hash
 
 config = {"suite": "demo", "results": "", "track": True, "uri": "", "processes": 0} | config
 SUITE = suites.load(config["suite"])
@@ -26,6 +27,10 @@ TRACK = str(config["track"]).lower() not in {"false", "no", "0"}
 RESULTS = config["results"] or f"results/{SUITE.name}"
 PROCESSES = int(config["processes"]) or SUITE.processes
 markers.settle(Path(RESULTS))
+if workflow.is_main_process:  # a job of a bundle leaves the other bundles' markers alone
+    outdated = markers.set_outdated_aside(Path(RESULTS), BUNDLES)
+    for reason, count in sorted(Counter(outdated.values()).items()):
+        print(f"{count} bundles to be run again: {reason}", file=sys.stderr)
 
 # `python` in a rule is the one that runs this, unless `--sdm conda` puts another before it.
 here = str(Path(sys.executable).parent)

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.generate.commands import app as generate
+from benchmarks.verbs import generate, track
+from benchmarks.verbs.options import Results, SuiteName, folder_of
 
 app = typer.Typer(
     name="saflex-bench",
@@ -19,17 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-track = typer.Typer(help="Experiment tracking: records into MLflow.", no_args_is_help=True)
-app.add_typer(track, name="track")
-app.add_typer(generate, name="generate")
+app.add_typer(track.app, name="track")
+app.add_typer(generate.app, name="generate")
 
-SuiteName = Annotated[
-    str, typer.Option("--suite", "-s", help="demo, cpu, paper, or the path of a suite's YAML file")
-]
-Results = Annotated[
-    Path | None,
-    typer.Option("--results", help="results folder; default: results/<suite> of the checkout"),
-]
 Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
 
 # What a user mends outside the program; any other OSError is a defect and shows where it came from.
@@ -58,23 +51,12 @@ def main() -> None:
 
 @app.command()
 def plan(suite: SuiteName = "demo", table: Table = None, results: Results = None) -> None:
-    """List the bundles that a suite would run, and how many of their runs have a record."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    from benchmarks import record
+    """List the bundles that a suite would run, and which of their records are current."""
     from benchmarks import suite as suites
+    from benchmarks.running import overview
 
     loaded = suites.load(suite)
-    folder = _folder(loaded.name, results)
-    specs = suites.plan(loaded, table=table)
-    shown = RichTable("bundle", "runs", "with a record", "reduced", title=loaded.title)
-    for bundle, runs in suites.bundles(specs).items():
-        there = sum(record.path_of(folder, run).exists() for run in runs)
-        shown.add_row(bundle, str(len(runs)), str(there), runs[0].reduced)
-    console = Console()
-    console.print(shown)
-    console.print(f"{len(specs)} runs in {len(suites.bundles(specs))} bundles")
+    overview.show(loaded, folder_of(loaded.name, results), table=table)
 
 
 @app.command()
@@ -129,7 +111,7 @@ def cards(
         if name not in planned:  # none of the suite's: as it is without settings
             registry.check("datasets", name)
     wanted = {name: planned.get(name, [Component(name=name)]) for name in dataset or planned}
-    for path in counting.make(wanted, _folder(loaded.name, results)):
+    for path in counting.make(wanted, folder_of(loaded.name, results)):
         print(path)
 
 
@@ -161,30 +143,22 @@ def run(
     bundles = suites.bundles(suites.plan(loaded))
     if bundle is not None and bundle not in bundles:
         raise UnknownName("bundle", bundle, bundles)
-    from contextlib import nullcontext
-
     from benchmarks.forecast import cost
-    from benchmarks.running import devices
-    from benchmarks.running.bundle import run_marked
+    from benchmarks.running.bundle import run_leased
     from benchmarks.train import Interrupted
 
     names = [bundle] if bundle else list(bundles)
-    memory = max(
-        found.memory_mb for name, found in cost.per_bundle(loaded).items() if name in names
-    )
-    wanted = processes or loaded.processes
-    at_once = devices.fitting(wanted, memory) if wanted > 1 else 1
+    costs = cost.per_bundle(loaded)
     try:
-        with nullcontext() if device else devices.lease(at_once * memory):
-            for name in names:
-                run_marked(
-                    bundles[name],
-                    _folder(loaded.name, results),
-                    device=device,
-                    checkpoint_minutes=checkpoint_minutes,
-                    processes=at_once,
-                    keep_weights=keep_weights,
-                )
+        run_leased(
+            [bundles[name] for name in names],
+            folder_of(loaded.name, results),
+            memory_mb=max(costs[name].memory_mb for name in names),
+            processes=processes or loaded.processes,
+            device=device,
+            checkpoint_minutes=checkpoint_minutes,
+            keep_weights=keep_weights,
+        )
     except Interrupted as stop:
         print(f"interrupted: {stop}; the same command goes on from there", file=sys.stderr)
         raise typer.Exit(143) from None
@@ -218,7 +192,7 @@ def inspect(
         raise BenchmarkError(f"{bundle} has seeds {sorted(planned)}, not {seed}")
     spec = planned[seed]
     epochs = epoch or [1, spec.settings.recipe.epochs]
-    for path in samples.inspect(spec, _folder(loaded.name, results), epochs=epochs):
+    for path in samples.inspect(spec, folder_of(loaded.name, results), epochs=epochs):
         print(path)
 
 
@@ -233,7 +207,7 @@ def tables(
     from benchmarks import tables as building
 
     loaded = suites.load(suite)
-    folder = _folder(loaded.name, results)
+    folder = folder_of(loaded.name, results)
     evaluated = building.evaluate(loaded, folder)
     written = building.build(evaluated, folder, figures=figures)
     if "2" in loaded.tables:
@@ -278,8 +252,38 @@ def time_rows(
         raise BenchmarkError("nothing to time: no two rows of a table match what was given")
     for group in groups:
         timing.measure(
-            group, _folder(loaded.name, results), rounds=rounds, steps=steps, device=device
+            group, folder_of(loaded.name, results), rounds=rounds, steps=steps, device=device
         )
+
+
+@app.command()
+def tune(
+    suite: SuiteName = "demo",
+    table: Table = None,
+    results: Results = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d")] = None,
+    row: Annotated[list[str] | None, typer.Option("--row", "-r", help="tuned rows only")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="random settings a row and cell")] = 30,
+    longest: Annotated[
+        float, typer.Option(min=0.1, help="seconds a trial may take; else fewer epochs")
+    ] = 30.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
+) -> None:
+    """Search the settings of rows with `tuned: true` on validation data; the suite's file keeps them."""
+    from benchmarks import suite as suites
+    from benchmarks.studies import tuning
+
+    loaded = suites.load(suite)
+    runs = tuning.searched(loaded, table=table, datasets=dataset or [], rows=row or [])
+    tuning.tune(
+        loaded,
+        folder_of(loaded.name, results),
+        runs=runs,
+        trials=trials,
+        longest=longest,
+        device=device,
+    )
+    print(f"chosen settings are in {loaded.chosen}")
 
 
 @app.command()
@@ -300,62 +304,6 @@ def merge(
     from benchmarks import merge as merging
 
     merging.merge(sources, into)
-
-
-@track.command("sync")
-def track_sync(
-    suite: SuiteName = "demo",
-    results: Results = None,
-    uri: Annotated[
-        str | None, typer.Option(help="MLflow store; default: sqlite in results")
-    ] = None,
-    watch: Annotated[bool, typer.Option(help="go on syncing while the suite runs")] = False,
-    interval: Annotated[float, typer.Option(min=1, help="seconds between rounds of a watch")] = 30,
-) -> None:
-    """Bring the MLflow store up to date with the records; doing it twice changes nothing."""
-    from benchmarks import suite as suites
-    from benchmarks import tracking
-
-    loaded = suites.load(suite)
-    tracking.sync(
-        _folder(loaded.name, results), uri, suite=loaded.name, watch=watch, interval=interval
-    )
-
-
-@track.command("ui")
-def track_ui(
-    suite: SuiteName = "demo",
-    results: Results = None,
-    uri: Annotated[str | None, typer.Option()] = None,
-    port: Annotated[int, typer.Option()] = 5000,
-) -> None:
-    """Open the dashboard on the loopback interface."""
-    from benchmarks import suite as suites
-    from benchmarks import tracking
-
-    tracking.ui(_folder(suites.load(suite).name, results), uri, port=port)
-
-
-@track.command("check")
-def track_check(
-    suite: SuiteName = "demo",
-    results: Results = None,
-    uri: Annotated[str | None, typer.Option()] = None,
-) -> None:
-    """Compare the store's means with the tables' CSV; exit status 1 where they differ."""
-    from benchmarks import suite as suites
-    from benchmarks import tracking
-
-    loaded = suites.load(suite)
-    planned = {spec.key for spec in suites.plan(loaded)}
-    folder = _folder(loaded.name, results)
-    raise typer.Exit(tracking.check(folder, uri, suite=loaded.name, planned=planned))
-
-
-def _folder(suite: str, results: Path | None) -> Path:
-    from benchmarks import record
-
-    return results or record.folder(suite)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class Data:
     mirrors : a mirror image (left for right) shows the same class, so that augmentations may flip.
     notes : one line each, shown under every table that uses the data set.
     provenance : file names with checksums, for the record and MLflow.
+    content : hashes that tell these data from others (`benchmarks.running.data_hash`), for the record.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Data:
     mirrors: bool = False
     notes: tuple[str, ...] = ()
     provenance: dict[str, str] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
     extra: Split | None = None
     evaluate: Callable[[Tensor, Tensor], dict[str, float]] = metrics.evaluate
 

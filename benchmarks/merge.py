@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ def merge(sources: Iterable[Path], into: Path) -> Merged:
     """Bring the records of results folders together; all of them or, on an error, none.
 
     Two records of one key agree when they differ in nothing but time, machine and versions
-    (`record.canonical`). A run that failed on one machine and not on another differs.
+    (`record.canonical`); of another source or other data they differ. A run that failed on one machine
+    and not on another differs.
 
     Raises
     ------
@@ -60,7 +62,21 @@ def merge(sources: Iterable[Path], into: Path) -> Merged:
         records.write(into, found[target][1])
     merged = Merged(new=len(arriving), known=len(found) - len(arriving))
     print(f"{into}: {merged.new} new records, {merged.known} were there already")
+    if mixed := _mixed(record for _, record in found.values()):
+        print(
+            f"{mixed} cells hold records of several protocols, sources or data: tables average no two "
+            "of them, `plan` says which are current and `run` makes the others anew"
+        )
     return merged
+
+
+def _mixed(found: Iterable[Record]) -> int:
+    """Count the cells whose records were not all made from the same."""
+    made_from: dict[str, set] = defaultdict(set)
+    for record in found:
+        content = tuple(sorted(record.content.items()))
+        made_from[record.spec.bundle].add((record.protocol, record.source, content))
+    return sum(len(several) > 1 for several in made_from.values())
 
 
 def _disagreement(one: tuple[Path, Record], other: tuple[Path, Record]) -> str:

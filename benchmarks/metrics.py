@@ -114,10 +114,8 @@ def checked(data: Data, metric: str) -> Data:
             "take auroc or accuracy"
         )
     notes = []
-    for name in ("validation", "test", "ood_test"):
-        split = getattr(data, name, None)
-        if split is None:
-            continue
+    for name, split in data.evaluated.items():
+        name = "validation" if name == "val" else name
         if len(split) == 0:
             raise BenchmarkError(
                 f"{data.name}: the {name} split has no rows to measure {metric} on"

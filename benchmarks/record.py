@@ -61,6 +61,11 @@ class Record(Frozen):
     commit: str = ""
     source: str = ""
 
+    @property
+    def content(self) -> dict[str, str]:
+        """Hashes of the data it was made from (`benchmarks.running.data_hash`); empty in old records."""
+        return self.data.get("content", {})
+
 
 def folder(suite: str) -> Path:
     """Place of a suite's results unless a command says otherwise: in the checkout, wherever one stands."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.errors import UnknownName
+from benchmarks.errors import BenchmarkError, UnknownName
 
 FAMILIES = ("datasets", "upstream", "refiners", "models")
 SINGULAR = {
@@ -53,6 +54,33 @@ def modules(family: str) -> dict[str, str]:
                 )
             found[name] = module
     return found
+
+
+def add(family: str, path: Path) -> list[str]:
+    """Import a file from anywhere as if it lay in ``benchmarks/<family>/``; give the names it registers.
+
+    Raises
+    ------
+    BenchmarkError
+        The family or the file is none, it registers nothing, or a name that is taken.
+    """
+    if family not in FAMILIES:
+        raise UnknownName("family", family, FAMILIES)
+    if not path.is_file():
+        raise BenchmarkError(f"{path} is no file: give the path of your {SINGULAR[family]}'s file")
+    names, known = _literal_names(path), modules(family)
+    if not names:
+        raise BenchmarkError(f'{path} registers nothing: put @register("name") before its class')
+    module = f"benchmarks.{family}.{path.stem}"
+    if taken := [name for name in names if name in known] or module in known.values():
+        raise BenchmarkError(
+            f"{path}: {taken or module} is registered already: choose another name"
+        )
+    spec = importlib.util.spec_from_file_location(module, path)
+    sys.modules[module] = loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    known.update(dict.fromkeys(names, module))
+    return names
 
 
 def check(family: str, name: str) -> None:

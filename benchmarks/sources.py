@@ -7,6 +7,7 @@ torch nor numpy.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import record, registry
 from benchmarks.errors import DataError
@@ -77,10 +79,15 @@ def of(dataset: str) -> tuple[Source, ...]:
     return tuple(getattr(module, "SOURCES", {}).get(dataset, ()))
 
 
-def files(dataset: str) -> list[tuple[Source, ...]]:
-    """List every file that a data set needs, each as its alternatives; empty if shipped with a package."""
+def files(dataset: str, **settings: Any) -> list[tuple[Source, ...]]:
+    """List every file that a data set needs, each as its alternatives; empty if shipped with a package.
+
+    A module whose settings choose the file says so in ``files_read(name, **settings)``.
+    """
     main = of(dataset)
     module = registry.module("datasets", dataset)
+    if settings and hasattr(module, "files_read"):
+        return module.files_read(dataset, **settings)
     parts = getattr(module, "PARTS", {}).get(dataset, ())
     return [*([main] if main else []), *((part,) for part in parts)]
 
@@ -146,18 +153,50 @@ def checksum(path: Path, algorithm: str) -> str:
     key, which nobody can set back, and a file too young to trust its time stamp is not remembered.
     """
     state = path.stat()
-    key = [str(path.resolve()), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    identity = hashlib.sha256(json.dumps([algorithm, *key]).encode()).hexdigest()[:32]
-    memory = home() / "verified" / f"{identity}.json"
-    try:
-        return json.loads(memory.read_text(encoding="utf-8"))["checksum"]
-    except (OSError, ValueError, KeyError):
-        pass  # never hashed, or half a file from elsewhere: hash it
+    key = [algorithm, str(path.resolve()), state.st_ino, state.st_size]
+    key += [state.st_mtime_ns, state.st_ctime_ns]
+    if (known := recall("verified", key)) is not None:
+        return known["checksum"]
     with path.open("rb") as stream:
         found = f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"
     if time.time() - max(state.st_mtime, state.st_ctime) > SETTLED_SECONDS:
-        record.atomic_write(memory, json.dumps({"path": str(path), "checksum": found}) + "\n")
+        remember("verified", key, {"path": str(path), "checksum": found})
     return found
+
+
+def recall(folder: str, key: Any) -> dict[str, Any] | None:
+    """Read what was remembered under a key in a folder of the data folder; None if nothing was."""
+    try:
+        return json.loads(_memory(folder, key).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # never written, or half a file from elsewhere: found out anew
+
+
+def remember(folder: str, key: Any, value: dict[str, Any]) -> None:
+    """Keep what was found out; in a data folder that cannot be written it is found out every time."""
+    with contextlib.suppress(PermissionError):
+        record.atomic_write(_memory(folder, key), json.dumps(value) + "\n")
+
+
+def _memory(folder: str, key: Any) -> Path:
+    return home() / folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
+
+
+def content(needed: Sequence[Sequence[Source]]) -> str | None:
+    """Hash the files at hand of what a data set needs, 16 hexadecimal digits; None if one is missing.
+
+    It does not depend on where the files lie, nor on which of the accepted forms of a file (line ends)
+    is there. An altered file has another hash, and whoever reads it says what is wrong with it.
+    """
+    found = []
+    for alternatives in needed:
+        at_hand = next(((source, path) for source in alternatives if (path := find(source))), None)
+        if at_hand is None:
+            return None
+        accepted = at_hand[0].accepted or stated(at_hand[1])
+        own = checksum(at_hand[1], accepted[0].partition(":")[0] if accepted else "md5")
+        found.append(accepted[0] if own in accepted else own)
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def _missing(source: Source, dataset: str) -> str:

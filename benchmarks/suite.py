@@ -96,9 +96,8 @@ class Suite(Frozen):
     rows: dict[Name, Row] = {}
     tables: dict[Name, TableSpec]
     processes: int = Field(1, ge=1, description="runs of a bundle at once, on the same device")
-    chosen: dict[Name, list[Override]] = Field(
-        {},
-        description="by table, settings of tuned rows: or a file that `tune` writes, beside this one",
+    chosen: Path | None = Field(
+        None, description="file of the settings of tuned rows, beside this one; `tune` writes it"
     )
 
     @property
@@ -109,6 +108,12 @@ class Suite(Frozen):
     def all_rows(self) -> dict[str, Row]:
         """The shared rows of rows.yaml, then the suite's own, which win."""
         return {**shared_rows(), **self.rows}
+
+
+class Chosen(Frozen):
+    """The file that `tune` writes: by table, one override for each tuned row of a cell."""
+
+    tables: dict[Name, list[Override]] = {}
 
 
 class _Strict(yaml.SafeLoader):
@@ -154,35 +159,50 @@ def load(name_or_path: str | Path) -> Suite:
         )
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
-        if isinstance(content, dict) and isinstance(content.get("chosen"), str):
-            content["chosen"] = _chosen(path.parent / content["chosen"])
         suite = Suite.model_validate(content)
     except yaml.YAMLError as error:
         raise BenchmarkError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise BenchmarkError(_explain(path, error)) from error
+    if suite.chosen:
+        suite = suite.model_copy(update={"chosen": path.parent / suite.chosen})
     if problems := list(_unknown_names(suite)):
         raise BenchmarkError("\n".join(f"{path}: {problem}" for problem in problems))
     return suite
 
 
-def _chosen(path: Path) -> dict[str, Any]:
-    """Read the settings that `tune` chose, by table; none before it has run."""
-    if not path.exists():
-        return {}
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict) or {}
+def chosen(suite: Suite) -> Chosen:
+    """Read the settings that `tune` chose for a suite's tuned rows; none before it has run."""
+    if suite.chosen is None or not suite.chosen.exists():
+        return Chosen()
+    try:
+        content = yaml.load(suite.chosen.read_text(encoding="utf-8"), Loader=_Strict)
+        return Chosen.model_validate(content)
+    except yaml.YAMLError as error:
+        raise BenchmarkError(
+            f"{suite.chosen} is not YAML: {' '.join(str(error).split())}"
+        ) from error
+    except ValidationError as error:
+        raise BenchmarkError(_explain(suite.chosen, error)) from error
 
 
-def plan(suite: Suite, *, table: str | None = None) -> list[RunSpec]:
-    """List every run of a suite in the order of its file, cells marked as not run left out."""
+def plan(suite: Suite, *, table: str | None = None, tuned: Chosen | None = None) -> list[RunSpec]:
+    """List every run of a suite in the order of its file, cells marked as not run left out.
+
+    Parameters
+    ----------
+    tuned : settings of the tuned rows; default: those of the suite's file. Cells of tuned rows that
+        it does not hold are left out.
+    """
     if table is not None and table not in suite.tables:
         raise BenchmarkError(
             f"suite {suite.name} has no table {table!r}: {suggestion(table, suite.tables)}"
         )
+    found = (tuned or chosen(suite)).tables
     specs: dict[tuple[str, int], RunSpec] = {}
     for identifier, spec in suite.tables.items():
         if table in (None, identifier):
-            for run in _plan_table(suite, identifier, spec):
+            for run in _plan_table(suite, identifier, spec, found.get(identifier, [])):
                 specs.setdefault((run.bundle, run.seed), run)
     return list(specs.values())
 
@@ -195,7 +215,7 @@ def bundles(specs: list[RunSpec]) -> dict[str, list[RunSpec]]:
     return grouped
 
 
-def _plan_table(suite: Suite, identifier: str, table: TableSpec):
+def _plan_table(suite: Suite, identifier: str, table: TableSpec, tuned: list[Override]):
     for dataset, data_entry in table.datasets.items():
         if data_entry.not_run:
             continue
@@ -216,15 +236,19 @@ def _plan_table(suite: Suite, identifier: str, table: TableSpec):
                     entries = (data_entry, model_entry, upstream_entry, row)
                     if row.upstream:
                         entries = (data_entry, model_entry, Entry(), row)
-                    yield from _plan_cell(suite, identifier, cell, entries)
+                    yield from _plan_cell(
+                        suite, identifier, cell, entries, tuned if row.tuned else []
+                    )
 
 
-def _plan_cell(suite: Suite, identifier: str, cell: dict[str, str], entries: tuple):
+def _plan_cell(
+    suite: Suite, identifier: str, cell: dict[str, str], entries: tuple, tuned: list[Override]
+):
     table = suite.tables[identifier]
     data_entry, model_entry, upstream_entry, row = entries
-    chosen = _matching(suite.chosen.get(identifier, []), cell) if row.tuned else []
-    changes = [*_matching(table.overrides, cell), *chosen]
-    if any(change.skip for change in changes) or (row.tuned and not chosen):
+    tuned = _matching(tuned, cell)
+    changes = [*_matching(table.overrides, cell), *tuned]
+    if any(change.skip for change in changes) or (row.tuned and not tuned):
         return
     recipe, dataset = table.recipe.model_dump(), dict(data_entry.settings)
     model, refiner = dict(model_entry.settings), dict(row.settings)
@@ -322,7 +346,7 @@ def _unknown_names(suite: Suite):
                 yield f"{at}.rows: unknown row {name!r}: {suggestion(name, rows)}"
         for number, override in enumerate(table.overrides):
             yield from _check_override(f"{at}.overrides.{number}", table, override)
-        for number, override in enumerate(suite.chosen.get(identifier, [])):
+        for number, override in enumerate(chosen(suite).tables.get(identifier, [])):
             yield from _check_override(f"chosen.{identifier}.{number}", table, override)
 
 

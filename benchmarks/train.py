@@ -27,7 +27,7 @@ from benchmarks.refiners.tasks import Classification
 from benchmarks.seeds import derive
 from benchmarks.spec import Recipe, RunSpec
 from benchmarks.upstream import Augmented
-from saflex import Batch
+from saflex import Batch, SaflexError
 
 LOSS_CHECK = 50  # steps between looks at the losses: each look waits for the device
 EVALUATION_BATCH = 2048
@@ -74,7 +74,8 @@ class Training:
         if self.recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, self.recipe)
-        self.task = _task(self.model, data, self._autocast)
+        task = getattr(self.model, "task", Classification)
+        self.task: Classification = task(self.model, data, self._autocast)
         self.upstream = _build("upstream", settings.upstream, data)
         self.generators = {
             purpose: torch.Generator(self.device).manual_seed(self._seed(purpose))
@@ -391,14 +392,6 @@ def _class_weights(data: Data) -> Tensor:
     return len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).float())
 
 
-def _task(model: nn.Module, data: Data, autocast: Callable) -> Classification:
-    if not hasattr(model, "pair_logits"):
-        return Classification(model, data, autocast)
-    from benchmarks.refiners.image_text import ImageText
-
-    return ImageText(model, data, autocast)
-
-
 def _ensembled(model: nn.Module) -> bool:
     return getattr(model, "ensemble", False)
 
@@ -408,6 +401,8 @@ def _build(family: str, component: Any, subject: Any) -> Any:
     thing = registry.load(family, component.name)
     try:
         return thing(subject, **component.settings)
+    except SaflexError as error:
+        raise BenchmarkError(f"{family}/{component.name}: {error}") from error
     except TypeError as error:
         if "unexpected keyword" in str(error) or "missing" in str(error):
             raise BenchmarkError(f"settings of {family}/{component.name}: {error}") from error

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from saflex.batch import Batch
 from saflex.calling import Adapted, Calling
+from saflex.check import SelfCheck
 from saflex.course import Course
 from saflex.diagnostics import StepLog
 from saflex.direction import ValidationDirection
-from saflex.errors import SettingError
+from saflex.errors import SettingError, ShapeError
 from saflex.forward import ModelView
 from saflex.gradient import gradient_norm, validation_gradient
 from saflex.halves import halves_agreement
@@ -52,6 +53,10 @@ class Saflex:
         Where the model's output has its logits, see `saflex.calling.Calling`.
     unpack : bool, optional
         Whether inputs are arguments, see there.
+    check : "first", "always" or "never"
+        When to compare the estimator's derivative with the gradient's, see `saflex.check.SelfCheck`:
+        at the first step and when what is trained, the optimiser or the estimator changes; whenever
+        g is renewed; or not at all.
     seed : int
         Of the Gumbel noise and of the validation draws; the loop's own streams are never used.
     process_group : optional
@@ -63,8 +68,6 @@ class Saflex:
     ----------
     direction : ValidationDirection
         Line 1; may be replaced (a stack of models keeps its members' gradients apart).
-    log : StepLog
-        Sums behind `diagnostics`; ``log.each()`` gives them for every model of a stack.
     memory : Memory or None
 
     Raises
@@ -89,6 +92,7 @@ class Saflex:
         loss: nn.CrossEntropyLoss | Loss | None = None,
         logits_from: str | int | Callable[[Any], Tensor] | None = None,
         unpack: bool | None = None,
+        check: str = "first",
         seed: int = 0,
         process_group: Any = None,
         **changes: Any,
@@ -130,9 +134,10 @@ class Saflex:
             loss=self._validation_loss,
             group=group,
         )
+        self._check = SelfCheck(check)
         self._seed = seed
         self._noise: dict[str, torch.Generator] = {}
-        self.log = StepLog()
+        self._log = StepLog()
         self.memory = None if s.memory is None else Memory(s.memory)
         self._course = Course()
         self._validation_value: Tensor | None = None
@@ -185,7 +190,7 @@ class Saflex:
         Raises
         ------
         LabelError, ShapeError, SettingError, NonFiniteGradientError, EstimatorError,
-        EmptyValidationError
+        CheckError, EmptyValidationError
         """
         s = self.settings
         if self.memory is not None and index is None:
@@ -197,15 +202,17 @@ class Saflex:
         tangent = self.direction()  # line 1
         if self.direction.refreshes > refreshes:
             self._validation_value = self._validation_loss.last
+        self._check(self.direction, x_aug, logits)
         z, dz = logit_derivatives(  # lines 2-3, the whole batch at once
             self.model,
             x_aug,
             tangent,
             estimator=s.estimator,
             classifier=self.direction.classifier,
-            fd_step=s.fd_step,
+            fd_step=self.direction.fd_step,
             logits=logits,
         )
+        _require_rows(z)
         upstream, counted = self.task.targets(y_aug, z, check=self._looks_at(y_aug))
         shape, rows = z.shape, self.task.layout.rows
         z, dz = rows(z), rows(dz)
@@ -215,6 +222,8 @@ class Saflex:
             pi = self.task.products(inner_products(z, dz, output=s.output))
         pi = -pi if s.sign == "printed" else pi
         p = torch.softmax(z.to(pi.dtype), -1)
+        if s.layout != "stack":  # there one model may diverge without ending the others
+            pi, p = self.direction.without_non_finite(pi, p)
         score, scale, visit = pi, s.scale, {}
         if self.memory is not None:
             scaled = scaled_products(pi, scale=scale, probabilities=p, counted=counted)
@@ -244,6 +253,11 @@ class Saflex:
         batch = Batch(x_aug, layout.as_given(y, shape), layout.weights_as_given(w, shape))
         self._measure_cosine(batch)
         return batch  # line 7
+
+    @property
+    def log(self) -> StepLog:
+        """Sums behind `diagnostics`; ``log.each()`` gives them for every model of a stack."""
+        return self._log
 
     def diagnostics(self, *, reset: bool = False) -> dict[str, float]:
         """Means over the steps since the last reset (waits for the device once).
@@ -369,7 +383,7 @@ class Saflex:
         """Continue from `state_dict`; construct with the same settings and sources first."""
         self.direction.load_state_dict(state["direction"])
         for device, numbers in state["noise"].items():
-            self._generator(torch.device(device)).set_state(numbers)
+            self._generator(torch.device(device)).set_state(numbers.cpu())
         device = next(self.model.parameters()).device
         self.log.load_state_dict(state["log"], device)
         self._course.load_state_dict(state["course"], device)
@@ -439,6 +453,14 @@ class Saflex:
         product = sum((g[name] * own[name]).sum() for name in g)
         norms = gradient_norm(g) * gradient_norm(own)
         self.log.record_cosine(product / norms.clamp_min(torch.finfo(norms.dtype).tiny))
+
+
+def _require_rows(logits: Tensor) -> None:
+    if not logits.numel():
+        raise ShapeError(
+            f"the augmented batch is empty (its logits have shape {tuple(logits.shape)}): there is "
+            "nothing to refine. Skip such batches, or use drop_last=True."
+        )
 
 
 def _optimizer(optimizer: Any, precondition: Any) -> tuple[Any, Any]:

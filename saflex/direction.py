@@ -112,7 +112,9 @@ class ValidationDirection:
         self.gradient = self._smoothed(g)
         self.norm = self.norm_of(self.gradient) if self.settings.ema else norm
         self.tangent = (
-            preconditioned(self.gradient, params, self.optimizer)
+            preconditioned(
+                self.gradient, params, self.optimizer, stack=self.settings.layout == "stack"
+            )
             if self.settings.precondition
             else self.gradient
         )
@@ -149,19 +151,38 @@ class ValidationDirection:
             if not finite:
                 raise NonFiniteGradientError(non_finite_message(g))
             return g
-        broken = ~finite
-        self._non_finite = broken if self._non_finite is None else self._non_finite | broken
+        self._note_non_finite(~finite)
         if self.refreshes % _REFRESHES_BETWEEN_CHECKS == 0:
             self.raise_if_non_finite()
         return {name: torch.where(finite, v, 0.0) for name, v in g.items()}
+
+    def without_non_finite(self, pi: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Pi and p of rows that are numbers: raise on the CPU, elsewhere 0 and even, and raise later.
+
+        One row that is not would spoil the deviation that Pi of all rows is divided by.
+        """
+        finite = torch.isfinite(pi).all(-1, keepdim=True) & torch.isfinite(p).all(-1, keepdim=True)
+        if pi.device.type == "cpu":
+            if not finite.all():
+                rows = (~finite).nonzero()[:, -2].tolist()
+                raise NonFiniteGradientError(
+                    f"Pi or the logits are not finite in {len(rows)} of {finite.numel()} augmented "
+                    f"rows, first {rows[:3]}. Look for NaN in those inputs, or a diverged model."
+                )
+            return pi, p
+        self._note_non_finite(~finite.all())
+        return torch.where(finite, pi, 0.0), torch.where(finite, p, 1 / p.shape[-1])
+
+    def _note_non_finite(self, broken: Tensor) -> None:
+        self._non_finite = broken if self._non_finite is None else self._non_finite | broken
 
     def raise_if_non_finite(self) -> None:
         """Read the flag of accelerators (waits for the device)."""
         if self._non_finite is not None and bool(self._non_finite):
             self._non_finite = None
             raise NonFiniteGradientError(
-                "a validation gradient since the last check was not finite; a zero direction was "
-                "used in its place. Look for NaN in the validation inputs, a diverged model, or "
+                "a validation gradient or an augmented row since the last check was not finite; zeros "
+                "were used in its place. Look for NaN in the inputs, a diverged model, or "
                 "overflow under float16 (use bfloat16 or float32)."
             )
 

@@ -1,6 +1,7 @@
 """Typed errors. Every message says what was given, what was expected and what to do about it."""
 
 __all__ = [
+    "CheckError",
     "EmptyValidationError",
     "EstimatorError",
     "LabelError",
@@ -42,3 +43,7 @@ class NonFiniteGradientError(SaflexError, ArithmeticError):
 
 class EstimatorError(SaflexError, RuntimeError):
     """The chosen estimator of the gradient products cannot handle this model."""
+
+
+class CheckError(EstimatorError):
+    """The self-check found that gradient, derivative or logits of this model disagree."""

@@ -97,7 +97,11 @@ class ModelView:
 
     def detached(self, p: nn.Parameter) -> Tensor:
         """The numbers of a parameter, apart from its graph: shared, or copied if a forward writes."""
-        return p.detach().clone() if id(p) in self._written else p.detach()
+        return p.detach().clone() if self.writes(p) else p.detach()
+
+    def writes(self, p: nn.Parameter) -> bool:
+        """Whether a forward writes to this parameter (an embedding's ``max_norm``)."""
+        return id(p) in self._written
 
     def _require_whole(self) -> None:
         sharded = [n for n, p in self.trainable.items() if hasattr(p, "device_mesh")]

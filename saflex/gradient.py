@@ -15,8 +15,10 @@ from saflex.errors import (
 )
 from saflex.failures import explained
 from saflex.forward import ModelView, logits_of
+from saflex.leaves import require_known_leaves
 from saflex.losses import Loss, mean_cross_entropy
 from saflex.passes import undisturbed
+from saflex.validation import map_tensors
 
 __all__ = ["Tangent", "gradient_norm", "gradient_of", "validation_gradient"]
 
@@ -49,7 +51,8 @@ def validation_gradient(
     parameters : collection of str, optional
         Names to differentiate; all trainable ones if not given.
     check : bool
-        Raise on a non-finite gradient (waits for the device).
+        Raise on a non-finite gradient (waits for the device), and where the logits depend on a
+        trained tensor that is no parameter of the model.
 
     Returns
     -------
@@ -58,7 +61,8 @@ def validation_gradient(
 
     Raises
     ------
-    EmptyValidationError, NoTrainableParametersError, NonFiniteGradientError, LabelError, ShapeError
+    EmptyValidationError, NoTrainableParametersError, NonFiniteGradientError, LabelError, ShapeError,
+    CheckError
 
     References
     ----------
@@ -75,14 +79,20 @@ def validation_gradient(
         # Detached copies: hooks on the loop's own parameters must not fire.
         leaves = [view.detached(p).requires_grad_() for p in params.values()]
         with torch.enable_grad(), view.substituted(list(params.values()), leaves):
-            value = (loss or mean_cross_entropy)(logits_of(view.model, x), y)
+            logits = logits_of(view.model, map_tensors(x, Tensor.detach))
+            if check:
+                others = (p for name, p in view.trainable.items() if name not in params)
+                require_known_leaves(view, logits, known=[*leaves, *others])
+            value = (loss or mean_cross_entropy)(logits, y)
             tangent = gradient_of(value, dict(zip(params, leaves, strict=True)))
     if check and not torch.isfinite(gradient_norm(tangent)):
         raise NonFiniteGradientError(non_finite_message(tangent, value))
     return tangent
 
 
-def gradient_of(value: Tensor, leaves: Mapping[str, Tensor]) -> Tangent:
+def gradient_of(
+    value: Tensor, leaves: Mapping[str, Tensor], *, keep_graph: bool = False
+) -> Tangent:
     """Gradient of a scalar by named leaves: zero where it does not reach one, dense where sparse."""
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -94,7 +104,9 @@ def gradient_of(value: Tensor, leaves: Mapping[str, Tensor]) -> Tangent:
             "autograd finds no way from the validation loss to any parameter: the forward or the "
             "loss runs under torch.no_grad() or detaches what it returns."
         )
-    grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    grads = torch.autograd.grad(
+        value, list(leaves.values()), allow_unused=True, retain_graph=keep_graph
+    )
     return {
         name: torch.zeros_like(p) if g is None else g.to_dense() if g.is_sparse else g
         for (name, p), g in zip(leaves.items(), grads, strict=True)

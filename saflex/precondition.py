@@ -20,7 +20,11 @@ State = Mapping[str, Any]
 
 
 def preconditioned(
-    tangent: Tangent, params: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    tangent: Tangent,
+    params: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    *,
+    stack: bool = False,
 ) -> Tangent:
     """Divide the validation gradient by what the optimiser divides by.
 
@@ -36,6 +40,8 @@ def preconditioned(
         The same names; identity finds them in the optimiser.
     optimizer : torch.optim.Optimizer
         One of `require_known_optimizer`, in a wrapper of Accelerate, Fabric or Lightning or not.
+    stack : bool
+        Parameters are those of R models, (R, ...), and each model has means of its own.
 
     Returns
     -------
@@ -65,7 +71,7 @@ def preconditioned(
         state = optimizer.state.get(params[name]) or {}
         if divisor is not None and _has_stepped(state):
             divisors[name] = divisor(state, group)
-    return directions | _divided(directions, divisors)
+    return directions | _divided(directions, divisors, stack=stack)
 
 
 def require_known_optimizer(
@@ -119,20 +125,26 @@ def _shares(held: Mapping[str, State]) -> dict[str, float | Tensor]:
     return {name: rate / fastest if fastest else 1.0 for name, rate in rates.items()}
 
 
-def _divided(directions: Tangent, divisors: Mapping[str, Tensor]) -> Tangent:
+def _divided(directions: Tangent, divisors: Mapping[str, Tensor], *, stack: bool) -> Tangent:
     """``g / D``, with the means in place of elements of D that nothing has reached."""
     if not divisors:
         return {}
-    reached = {name: d > 0 for name, d in divisors.items()}
-    sums = [torch.where(reached[n], d, 0.0).sum() for n, d in divisors.items()]
-    counts = [reached[n].sum().to(total) for n, total in zip(divisors, sums, strict=True)]
-    everywhere = torch.stack([s.to(sums[0]) for s in sums]).sum()
-    everywhere = everywhere / torch.stack([c.to(sums[0]) for c in counts]).sum().clamp_min(1)
-    everywhere = torch.where(everywhere > 0, everywhere, 1.0)
+    # A row for each model, (R, numbers), so that none takes its means from another.
+    rows = {n: d.flatten(1) if stack else d.reshape(1, -1) for n, d in divisors.items()}
+    sums = {n: torch.where(d > 0, d, 0.0).sum(1) for n, d in rows.items()}
+    counts = {n: (d > 0).sum(1).to(sums[n]) for n, d in rows.items()}
+    first = next(iter(sums.values()))
+    everywhere, count = (
+        torch.stack([value.to(first) for value in values.values()]).sum(0)
+        for values in (sums, counts)
+    )
+    everywhere = torch.where(count > 0, everywhere / count.clamp_min(1), 1.0)
     found = {}
-    for (name, d), total, count in zip(divisors.items(), sums, counts, strict=True):
-        mean = torch.where(count > 0, total / count.clamp_min(1), everywhere.to(total))
-        found[name] = directions[name] / torch.where(reached[name], d, mean).to(directions[name])
+    for name, d in rows.items():
+        own = sums[name] / counts[name].clamp_min(1)
+        mean = torch.where(counts[name] > 0, own, everywhere.to(own)).unsqueeze(1)
+        g = directions[name]
+        found[name] = g / torch.where(d > 0, d, mean).view_as(g).to(g)
     return found
 
 

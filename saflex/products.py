@@ -16,6 +16,7 @@ from saflex.failures import explained
 from saflex.forward import ModelView, require_tangent
 from saflex.passes import undisturbed
 from saflex.settings import CHOICES, require_choice
+from saflex.transpose import require_transpose
 
 __all__ = ["gradient_products", "inner_products", "logit_derivatives"]
 
@@ -30,6 +31,7 @@ def gradient_products(
     classifier: str | None = None,
     fd_step: float | None = None,
     logits: Tensor | None = None,
+    check: bool = True,
 ) -> Tensor:
     """Pi for a batch: what one unit of each label is worth in validation loss.
 
@@ -46,6 +48,9 @@ def gradient_products(
         Which f of the paper; only the first makes Pi the exact first-order gain.
     classifier, fd_step, logits
         See `logit_derivatives`.
+    check : bool
+        Compare the derivative with backward passes, see `saflex.transpose.require_transpose`
+        (`Saflex` has a check of its own).
 
     Returns
     -------
@@ -55,12 +60,14 @@ def gradient_products(
 
     Raises
     ------
-    EstimatorError, SettingError, ShapeError, NoTrainableParametersError
+    EstimatorError, CheckError, SettingError, ShapeError, NoTrainableParametersError
 
     References
     ----------
     Notation 1; Appendix A, Equation 9 with the sign of Equation 7 kept.
     """
+    if estimator == "last-layer" and classifier is None:
+        classifier = last_layer.classifier_name(model, x)
     z, dz = logit_derivatives(
         model,
         x,
@@ -70,6 +77,10 @@ def gradient_products(
         fd_step=fd_step,
         logits=logits,
     )
+    if check:
+        if estimator == "last-layer":
+            tangent = {n: v for n, v in tangent.items() if n.startswith(f"{classifier}.")}
+        require_transpose(ModelView(model), x, tangent, dz, estimator=estimator)
     return inner_products(z, dz, output=output)
 
 

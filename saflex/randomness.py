@@ -61,7 +61,7 @@ class PrivateStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state_dict` was taken."""
-        self._torch = state["torch"].clone()
+        self._torch = state["torch"].cpu().clone()  # map_location may have moved it
         version, numbers, gauss = state["python"]
         self._python = (version, tuple(numbers), gauss)
         self._numpy = None if state["numpy"] is None else tuple(state["numpy"])

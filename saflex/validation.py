@@ -296,6 +296,18 @@ class _Cycle:
                 "DataLoader with drop_last, its batch size may exceed the data set."
             ) from None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Cycle":
+        # An iterator cannot be copied, but its position can be reached again; data are shared.
+        if iter(self._batches) is self._batches:
+            raise SettingError(
+                f"the validation source is a {type(self._batches).__name__}, which can be read once "
+                "and not be copied. Pass a list or a DataLoader, or copy the model without its "
+                "refiner."
+            )
+        copied = _Cycle(self._batches, seed=0)
+        copied.load_state_dict(self.state_dict())
+        return copied
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "pass_began": self._pass_began,

@@ -1,4 +1,4 @@
-"""The wheel is the library alone, and enough for the README's loop; a checkout's commands work from anywhere."""
+"""The wheel is the library alone and runs the README's loop; a checkout's commands work from anywhere."""
 
 from __future__ import annotations
 
@@ -34,17 +34,23 @@ print(saflex.__file__)
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built from a copy of what git has, so that nothing of a working tree gets in or is left behind."""
-    source, made = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
+def source(tmp_path_factory) -> Path:
+    """A copy of what git has, so that nothing of a working tree gets in or is left behind."""
+    copy = tmp_path_factory.mktemp("source")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
     if listed.returncode:
         pytest.skip("not a git checkout")
     for name in listed.stdout.decode().rstrip("\0").split("\0"):
         if not name.startswith("results/") and (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    # With the setuptools of the lock: nothing is downloaded.
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
+    """Built with the setuptools of the lock: nothing is downloaded."""
+    made = tmp_path_factory.mktemp("wheel")
     build = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", str(made), str(source)]
     subprocess.run(build, check=True)
     (path,) = made.glob("*.whl")
@@ -87,7 +93,7 @@ def test_the_wheel_in_an_empty_environment_runs_the_loop_of_the_readme(wheel, tm
 
 
 @pytest.mark.slow
-def test_installed_editable_the_command_works_from_another_folder(tmp_path):
+def test_installed_editable_the_command_works_from_another_folder(source, tmp_path):
     """As `make` installs it, into an environment that lends the packages of this one."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -96,7 +102,7 @@ def test_installed_editable_the_command_works_from_another_folder(tmp_path):
     (editable,) = re.findall(r"^EDITABLE := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     subprocess.run(
         [python, "-m", "pip", "install", "--quiet", "--force-reinstall", *editable.split()],
-        cwd=ROOT,
+        cwd=source,
         check=True,
     )
     command = tmp_path / "venv" / "bin" / "saflex-bench"

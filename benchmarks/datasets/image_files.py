@@ -88,6 +88,36 @@ def pixels(files: Sequence[Path], prepare: Prepare, *, name: str, root: Path) ->
     return found
 
 
+def content(index: Index) -> str:
+    """Hash what an index lists, 16 hexadecimal digits: the bytes of the files, labels, class names.
+
+    Raises
+    ------
+    DataError
+        Naming the first file that is missing.
+    """
+    known: dict[int, str] = {}
+    for listed in index.splits.values():
+        if id(listed) not in known:  # CUB: validation is the extra set
+            known[id(listed)] = _bytes_of(listed.files, index.root)
+    listed = {name: [known[id(own)], own.labels] for name, own in sorted(index.splits.items())}
+    text = json.dumps([listed, index.class_names])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _bytes_of(files: Sequence[Path], root: Path) -> str:
+    """SHA-256 over those of the files, recalled while every size and time stamp is unchanged."""
+    key = [str(root), _stated(files, root)]
+    if (known := sources.recall("verified", key)) is not None:
+        return known["digest"]
+    with _pool() as pool:
+        digest = hashlib.sha256()
+        for own in pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), files):
+            digest.update(own)
+    sources.remember("verified", key, {"files": len(files), "digest": digest.hexdigest()})
+    return digest.hexdigest()
+
+
 def decoded(path: Path) -> Image.Image:
     """Open one image as RGB; grey and palette files are converted."""
     return _opened(path, path.read_bytes())
@@ -99,14 +129,19 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
         np.savez(stream, **arrays)
 
 
+def unpacking_place(archive: Path) -> Path:
+    """Folder that an archive is unpacked into, there or not."""
+    state = archive.stat()
+    key = json.dumps([str(archive.resolve()), state.st_size, state.st_mtime_ns])
+    return sources.home() / "unpacked" / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
 def unpacked(archive: Path, folder: str) -> Path:
     """Unpack a tar archive once and give the path of its `folder`.
 
     Members that point outside the destination are refused (tarfile's ``data`` filter).
     """
-    state = archive.stat()
-    key = json.dumps([str(archive.resolve()), state.st_size, state.st_mtime_ns])
-    target = sources.home() / "unpacked" / hashlib.sha256(key.encode()).hexdigest()[:16]
+    target = unpacking_place(archive)
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.is_dir():
@@ -127,6 +162,14 @@ def unpacked(archive: Path, folder: str) -> Path:
 
 
 def _place(files: Sequence[Path], prepare: Prepare, name: str, root: Path) -> Path:
+    code = inspect.getsource(prepare)
+    text = json.dumps([FORMAT, code, _stated(files, root)])
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sources.home() / "prepared" / "images" / f"{name}-{key}.npz"
+
+
+def _stated(files: Sequence[Path], root: Path) -> list[list[str | int]]:
+    """Name below `root`, size and time stamp of every file."""
     listed = []
     for path in files:
         try:
@@ -134,9 +177,7 @@ def _place(files: Sequence[Path], prepare: Prepare, name: str, root: Path) -> Pa
         except OSError as error:
             raise DataError(_incomplete(path, files)) from error
         listed.append([str(path.relative_to(root)), state.st_size, state.st_mtime_ns])
-    code = inspect.getsource(prepare)
-    key = hashlib.sha256(json.dumps([FORMAT, code, listed]).encode()).hexdigest()[:16]
-    return sources.home() / "prepared" / "images" / f"{name}-{key}.npz"
+    return listed
 
 
 def _incomplete(path: Path, files: Sequence[Path]) -> str:
@@ -160,8 +201,7 @@ def _decode(files: Sequence[Path], prepare: Prepare) -> Pixels:
         content = path.read_bytes()
         return prepare(_opened(path, content)), hashlib.sha256(content).digest()
 
-    # Threads: the JPEG decoder and the resampling release the interpreter's lock.
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+    with _pool() as pool:
         digest, rows = hashlib.sha256(), None
         for number, (row, own) in enumerate(pool.map(one, files)):
             rows = np.empty((len(files), *row.shape), np.uint8) if rows is None else rows
@@ -170,6 +210,11 @@ def _decode(files: Sequence[Path], prepare: Prepare) -> Pixels:
     if rows is None:
         raise DataError("an image list is empty: nothing to decode")
     return Pixels(rows, digest.hexdigest())
+
+
+def _pool() -> ThreadPoolExecutor:
+    """Threads: hashing, the JPEG decoder and the resampling release the interpreter's lock."""
+    return ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0))))
 
 
 def _opened(path: Path, content: bytes) -> Image.Image:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from benchmarks import sources
+from benchmarks.datasets import image_files
 from benchmarks.datasets.image_files import ImageList, Index
 from benchmarks.datasets.iwildcam_wilds import IMAGES
 from benchmarks.errors import DataError
@@ -82,6 +83,12 @@ def index() -> Index:
         class_names=tuple(CLASSES.values()),
         notes=("The test cameras (two locations) are none of the training cameras.",),
     )
+
+
+def content_hash(name: str, **settings: Any) -> str | None:
+    """Hash of lists and images at hand; None where one of them is missing."""
+    at_hand = all(map(sources.find, (IMAGES, *LISTS.values())))
+    return image_files.content(index()) if at_hand else None
 
 
 @register("iwildcam-subset")

@@ -69,6 +69,11 @@ def source(name: str, size: int = 28) -> Source:
     )
 
 
+def files_read(name: str, *, size: int = 28, **others: Any) -> list[tuple[Source, ...]]:
+    """List the one file that a run of these settings reads."""
+    return [(source(name, size),)]
+
+
 def __getattr__(attribute: str) -> dict[str, tuple[Source, ...]]:
     """Make `SOURCES`, which `fetch` reads, on demand: loading a data set needs one of its lines."""
     if attribute == "SOURCES":

@@ -17,6 +17,7 @@ from benchmarks import sources
 from benchmarks.datasets.image_text import ImageTextData
 from benchmarks.errors import BenchmarkError, DataError
 from benchmarks.models import clip_pretraining
+from benchmarks.refiners.image_text import ImageText
 from benchmarks.registry import register
 from saflex import ImageTextLogits
 
@@ -39,6 +40,7 @@ class Clip(ImageTextLogits):
     ensemble : mix the fine-tuned weights with the zero-shot ones and measure that too.
     """
 
+    task = ImageText  # what the training loop does with it
     head: nn.Linear | None
 
     def __init__(

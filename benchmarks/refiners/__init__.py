@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.data import Data
+from benchmarks.errors import BenchmarkError
 from benchmarks.refiners.tasks import Classification
 from benchmarks.upstream import Augmented
 from saflex import Batch, soft_cross_entropy
@@ -50,17 +51,24 @@ class Refiner:
 
     Attributes
     ----------
+    labels_only : it works on labels (B, K) of a classifier, not on the rows (B, B) of image-text pairs.
     trains : False where nothing is trained (zero-shot).
     divided : its weights are divided by the class weights of the labels as given already.
     ties : what texts of one class are to each other in image-text training, see `ImageText.uniform`.
     """
 
+    labels_only: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     divided: ClassVar[bool] = False
     ties: str = "negatives"
 
     def __init__(self, context: Context):
         self.context = context
+        if self.labels_only and hasattr(context.model, "pair_logits"):
+            raise BenchmarkError(
+                f"{type(self).__name__} works on the labels of a classifier, and this model pairs images "
+                "with texts: leave the row out of this table"
+            )
 
     def __call__(self, augmented: Augmented) -> Batch:
         """Give soft labels (B, K) and weights (B,) to the augmented batch."""

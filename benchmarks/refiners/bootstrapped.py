@@ -10,7 +10,8 @@ from benchmarks.refiners import Context, Refiner
 from benchmarks.registry import register
 from benchmarks.upstream import Augmented
 from saflex import Batch, soft_rows
-from saflex.forward import ModelView, logits_of, undisturbed
+from saflex.forward import ModelView, logits_of
+from saflex.passes import undisturbed
 
 
 def evaluated(model: nn.Module, x: Tensor) -> Tensor:
@@ -33,6 +34,8 @@ class Bootstrapped(Refiner):
     ----------
     eps : share in [0, 1] of the model's prediction.
     """
+
+    labels_only = True
 
     def __init__(self, context: Context, *, eps: float = 0.5):
         super().__init__(context)

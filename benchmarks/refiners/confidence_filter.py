@@ -9,6 +9,7 @@ changed too little; to another, it lost its label. The rest is kept with its ups
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from typing import Any
 
@@ -35,6 +36,8 @@ class ConfidenceFilter(Refiner):
         optimiser and half a cosine; default: as many as the run has.
     drop : ``both`` as in ALIA, or only ``mislabelled`` or ``unchanged`` images.
     """
+
+    labels_only = True
 
     def __init__(self, context: Context, *, epochs: int | None = None, drop: str = "both"):
         super().__init__(context)
@@ -83,7 +86,12 @@ class ConfidenceFilter(Refiner):
     def _train(self) -> None:
         data, device = self.context.data, self.context.data.train.x.device
         like = self.context.optimizer
-        settings = {k: v for k, v in like.defaults.items() if k not in ("foreach", "capturable")}
+        taken = inspect.signature(type(like)).parameters  # AdamW's defaults hold more than it takes
+        settings = {
+            k: v
+            for k, v in like.defaults.items()
+            if k in taken and k not in ("foreach", "capturable")
+        }
         optimizer = type(like)(self.judge.parameters(), **settings)
         size = math.ceil(len(data.train) / self.context.steps_per_epoch)
         generator = torch.Generator().manual_seed(self.context.seed)

@@ -31,6 +31,8 @@ class EmaTeacher(Refiner):
     eps : share in [0, 1] of the teacher's prediction.
     """
 
+    labels_only = True
+
     def __init__(self, context: Context, *, decay: float = 0.99, eps: float = 0.5):
         super().__init__(context)
         if not 0 <= decay < 1 or not 0 <= eps <= 1:

@@ -12,9 +12,9 @@ from torch.nn.functional import linear
 from benchmarks.data import Split
 from benchmarks.datasets.image_text import ImageTextData
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import gradient_cache
+from benchmarks.refiners import gradient_cache
 from benchmarks.refiners.tasks import Classification, Streams
-from saflex import Batch, ContrastiveSaflex, contrastive_cross_entropy, soft_cross_entropy
+from saflex import Batch, contrastive_cross_entropy, soft_cross_entropy
 from saflex.contrastive import caption_rows
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class ImageText(Classification):
     """
 
     streams: ClassVar[tuple[str, ...]] = ("crop", "captions")
-    saflex: ClassVar[type[ContrastiveSaflex]] = ContrastiveSaflex
     data: ImageTextData
     model: Clip
 

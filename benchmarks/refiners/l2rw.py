@@ -25,7 +25,7 @@ from saflex import Batch, soft_cross_entropy, soft_rows
 def reweighted(
     model: nn.Module, batch: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Weights (B,) of Algorithm 1, lines 4 to 11, the model in the mode it is in; they sum to 1, or are all 0.
+    """Weights (B,) of Algorithm 1, lines 4 to 11, in the model's present mode; summing to 1, or all 0.
 
     Parameters
     ----------
@@ -62,6 +62,8 @@ class LearningToReweight(Refiner):
     ----------
     validation_batch : rows of validation data behind each decision (protocol: 128).
     """
+
+    labels_only = True
 
     def __init__(self, context: Context, *, validation_batch: int = 128):
         super().__init__(context)

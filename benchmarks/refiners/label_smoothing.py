@@ -1,4 +1,4 @@
-"""Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, Sec. 7): a soft label that nothing was learned for."""
+"""Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, Sec. 7): labels soft for all alike."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class LabelSmoothing(Refiner):
     ----------
     eps : share in [0, 1] spread over all K classes; 0.1 is the source's.
     """
+
+    labels_only = True
 
     def __init__(self, context: Context, *, eps: float = 0.1):
         super().__init__(context)

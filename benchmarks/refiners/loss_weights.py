@@ -1,4 +1,4 @@
-"""Weights from the loss alone: the input of Meta-Weight-Net (Shu et al. 2019, arXiv 1902.07379) without its gradient."""
+"""Weights from the loss alone: Meta-Weight-Net (Shu et al. 2019, arXiv 1902.07379) without its gradient."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class LossWeights(Refiner):
     ----------
     slope : steepness per standard deviation; negative prefers large losses (rare classes), 0 none.
     """
+
+    labels_only = True
 
     def __init__(self, context: Context, *, slope: float = 1.0):
         super().__init__(context)

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.refiners import Context, Refiner
 from benchmarks.registry import register
 from benchmarks.upstream import Augmented
-from saflex import Batch
+from saflex import Batch, ContrastiveSaflex, Saflex
 from saflex.settings import SaflexSettings
 
 
@@ -28,10 +28,11 @@ class SaflexRefiner(Refiner):
     def __init__(self, context: Context, *, validation_batch: int = 128, **settings: Any):
         super().__init__(context)
         weights = context.class_weights  # they enter g, Pi and the labels too
-        self.refine = context.task.saflex(
+        pairs = hasattr(context.model, "pair_logits")
+        self.refine = (ContrastiveSaflex if pairs else Saflex)(
             context.model,
             validation=lambda: context.validation(validation_batch),
-            settings=self.form.changed(**settings),
+            settings=self.form.changed(layout=context.task.layout, **settings),
             optimizer=context.optimizer,
             loss=None if weights is None else nn.CrossEntropyLoss(weight=weights),
             seed=context.seed,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.data import Data, Split
-from saflex import Batch, Saflex
+from saflex import Batch
 
 if TYPE_CHECKING:
     from benchmarks.refiners import Refiner
@@ -32,11 +32,11 @@ class Classification:
     Attributes
     ----------
     streams : names of the random streams it draws from, beside the loop's own.
-    saflex : the form of the library's `Saflex` that fits.
+    layout : of the model's logits, as `saflex.layouts` names them.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("unknown",)
-    saflex: ClassVar[type[Saflex]] = Saflex
+    layout: ClassVar[str] = "samples"
 
     def __init__(
         self,

@@ -1,17 +1,42 @@
-"""One bundle as a job: locked against a second invocation, ending in the marker Snakemake waits for."""
+"""Bundles as a job: on a leased device, locked against a second invocation, ending in their markers."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from benchmarks.record import Record, atomic_write
+from benchmarks.record import Record
+from benchmarks.running import devices, markers
+from benchmarks.running.current import up_to_date
 from benchmarks.running.execute import run_bundle
 from benchmarks.running.locks import bundle_lock
-from benchmarks.running.markers import marker_path
 from benchmarks.running.parallel import run_missing
-from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
+
+
+def run_leased(
+    bundles: Iterable[list[RunSpec]],
+    results: Path,
+    *,
+    memory_mb: int,
+    processes: int,
+    device: str | None,
+    **options: Any,
+) -> None:
+    """Run bundles one after the other on one leased GPU, if there are GPUs and none is named.
+
+    Parameters
+    ----------
+    memory_mb : that one run of the largest bundle takes.
+    processes : runs of a bundle at a time, lowered to what the device holds.
+    options : of `run_marked`.
+    """
+    at_once = devices.fitting(processes, memory_mb) if processes > 1 else 1
+    with nullcontext() if device else devices.lease(at_once * memory_mb):
+        for specs in bundles:
+            run_marked(specs, results, device=device, processes=at_once, **options)
 
 
 def run_marked(
@@ -23,7 +48,7 @@ def run_marked(
     processes: int = 1,
     keep_weights: bool = False,
 ) -> list[Record]:
-    """Run a bundle under its lock and write its marker.
+    """Run a bundle under its lock and write its marker; while anything is left to do there is none.
 
     Records are no outputs of the job: Snakemake deletes the outputs of a job that failed, and a
     record that is finished must outlive its bundle. A failed seed is a result, not a failed job.
@@ -40,14 +65,11 @@ def run_marked(
         "keep_weights": keep_weights,
     }
     with bundle_lock(results, bundle):
+        if not all(up_to_date(spec, results) for spec in specs):
+            markers.withdraw(results, bundle)
         if processes > 1 and not any(spec.settings.replicas for spec in specs):
             run_missing(specs, results, processes=processes, **options)
             options["report"] = lambda line: None  # each process told of its own run
         done = run_bundle(specs, results, **options)
-        content = {
-            "bundle": bundle,
-            "source": source_hash(specs[0]),
-            "runs": {record.key: record.status for record in done},
-        }
-        atomic_write(marker_path(results, bundle), json.dumps(content, indent=1) + "\n")
+        markers.write(results, bundle, done)
     return done

@@ -54,7 +54,8 @@ class Checkpoint:
 
     def save(self, training: Training) -> None:
         """Write the state by atomic rename."""
-        saved({**training.state_dict(), "source": self.source}, self.path)
+        made_from = {"source": self.source, "content": training.data.content}
+        saved({**training.state_dict(), **made_from}, self.path)
         self.written = time.monotonic()
 
     def resume(self, training: Training) -> bool:
@@ -73,8 +74,9 @@ class Checkpoint:
                 stacklevel=2,
             )
             return False
-        if state.get("source") != self.source:
-            # Half a run by the source of yesterday and half by today's would be nobody's result.
+        if (state.get("source"), state.get("content")) != (self.source, training.data.content):
+            # Half a run by the source or on the data of yesterday and half by today's would be
+            # nobody's result.
             self.path.unlink()
             return False
         training.load_state_dict(state)

@@ -13,8 +13,9 @@ from benchmarks import record as records
 from benchmarks import registry
 from benchmarks.data import Data, Split
 from benchmarks.record import Record
-from benchmarks.running import machine
+from benchmarks.running import data_hash, machine
 from benchmarks.running.checkpoint import Checkpoint, saved
+from benchmarks.running.current import up_to_date
 from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
 from benchmarks.train import Interrupted, NonFiniteLoss, Training
@@ -30,7 +31,7 @@ def run_bundle(
     keep_weights: bool = False,
     report: Callable[[str], None] = print,
 ) -> list[Record]:
-    """Run the seeds of a bundle that have no complete record from the present source yet.
+    """Run the seeds of a bundle that have no current record yet (`benchmarks.running.current`).
 
     Parameters
     ----------
@@ -148,10 +149,8 @@ def execute_replicas(
 
 
 def load_data(spec: RunSpec, device: str) -> Data:
-    """Load the data set of a run onto a device."""
-    component = spec.settings.dataset
-    load = registry.load("datasets", component.name)
-    return load(component.name, seed=spec.seed, **component.settings).to(device)
+    """Load the data set of a run onto a device; its content is hashed for the record."""
+    return data_hash.load(spec, registry.load("datasets", spec.settings.dataset.name)).to(device)
 
 
 def _train(training: Training, checkpoint: Checkpoint | None) -> str:
@@ -195,18 +194,6 @@ def _record(
     )
 
 
-def up_to_date(spec: RunSpec, results: Path) -> Record | None:
-    """Return the record of a run if it is readable, of the same key and from the present source."""
-    path = records.path_of(results, spec)
-    if not path.exists():
-        return None
-    try:
-        record = records.read(path)
-    except records.BenchmarkError:
-        return None  # truncated: redone, and the new file takes its place
-    return record if record.key == spec.key and record.source == source_hash(spec) else None
-
-
 class _stop_on_sigterm:
     """Hold SIGTERM back until the loop asks: a scheduler's notice becomes a checkpoint and an exit."""
 
@@ -232,6 +219,7 @@ def _describe(data: Data) -> dict:
         "classes": data.num_classes,
         "notes": list(data.notes),
         "provenance": data.provenance,
+        "content": data.content,
     }
 
 
@@ -252,5 +240,4 @@ __all__ = [
     "execute",
     "execute_replicas",
     "run_bundle",
-    "up_to_date",
 ]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.running.execute import Interrupted, run_bundle, up_to_date
+from benchmarks.running.current import up_to_date
+from benchmarks.running.execute import Interrupted, run_bundle
 from benchmarks.running.locks import bundle_lock
 from benchmarks.spec import RunSpec
 

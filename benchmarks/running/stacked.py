@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +70,7 @@ class Stack(nn.Module):
 class StackedTask(Classification):
     """Classification by a stack: the refiner is told that its rows belong to R models."""
 
-    saflex = staticmethod(partial(Saflex, layout="stack"))
+    layout = "stack"
 
 
 class Dropout(nn.Module):

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from benchmarks.data import Data, Split
 
-SPLITS = ("train", "validation", "test", "ood_test")
 SEED = 0  # where seeds redraw a split, the first one's is described
 NOT_STATED = "not stated"
 Card = dict[str, Any]
@@ -87,8 +86,8 @@ def make(wanted: dict[str, list[Component]], results: Path) -> list[Path]:
 def describe(form: Component) -> Card:
     """Count one form of a data set, as seed 0 sees it."""
     data = registry.load("datasets", form.name)(form.name, seed=SEED, **form.settings)
-    parts = {name: split for name in SPLITS if (split := getattr(data, name, None)) is not None}
-    held_out = {name: split for name, split in parts.items() if name != "train"}
+    held_out = {"validation" if n == "val" else n: split for n, split in data.evaluated.items()}
+    parts = {"train": data.train, **held_out}
     return {
         "loader": form.name,
         "settings": form.settings,
@@ -225,11 +224,12 @@ def _holding(data: Data, held_out: dict[str, Split], *, rows: int) -> dict[str, 
 
 def _sentence(form: Card, *, named: bool) -> str:
     rows = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in form["rows"].items())
-    test = {name: counts["test"] / form["rows"]["test"] for name, counts in form["classes"].items()}
+    first = next(name for name in form["rows"] if name.endswith("test"))
+    test = {name: counts[first] / form["rows"][first] for name, counts in form["classes"].items()}
     parts = [f"{rows} rows; {len(test)} classes, {_percent(min(test.values()))} to "
              f"{_percent(max(test.values()))} of the test rows"]  # fmt: skip
     if form["repeats"] is not None:
-        parts.append(f"{_percent(form['repeats']['test'])} of the test rows repeat a training row")
+        parts.append(f"{_percent(form['repeats'][first])} of the test rows repeat a training row")
     if form["missing"] and form["missing"]["columns"]:
         missing = form["missing"]
         parts.append(
@@ -239,8 +239,8 @@ def _sentence(form: Card, *, named: bool) -> str:
         parts.append("no missing values")
     if form["unseen"]:
         parts.append(
-            f"{_percent(form['unseen']['test'])} of the test rows hold a level that the training rows "
-            f"lack, {_percent(form['seen_once']['test'])} one that a single training row holds"
+            f"{_percent(form['unseen'][first])} of the test rows hold a level that the training rows "
+            f"lack, {_percent(form['seen_once'][first])} one that a single training row holds"
         )
     settings = ", ".join(f"{name} {value}" for name, value in form["settings"].items())
     return (f"with {settings}: " if named and settings else "") + "; ".join(parts)

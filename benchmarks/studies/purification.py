@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import registry
 from benchmarks.datasets.image_files import decoded
 from benchmarks.errors import BenchmarkError
 from benchmarks.generate import manifest as manifests
 from benchmarks.generate import sheets
 from benchmarks.generate.manifest import Manifest
 from benchmarks.record import atomic_write
+from benchmarks.running.execute import load_data
 from benchmarks.spec import RunSpec
 from benchmarks.studies.curves import MEASURES, Purification
 from benchmarks.train import Training
@@ -73,11 +73,7 @@ def watch(spec: RunSpec) -> tuple[list[dict], Decisions, float, Manifest]:
     -------
     measures of each epoch, the last decisions, last test accuracy, the set's manifest.
     """
-    component = spec.settings.dataset
-    data = registry.load("datasets", component.name)(
-        component.name, seed=spec.seed, **component.settings
-    )
-    training = Training(spec, data)
+    training = Training(spec, load_data(spec, "cpu"))
     made: Manifest | None = getattr(training.upstream, "manifest", None)
     if made is None or any(entry.content is None for entry in made.images):
         raise BenchmarkError(f"{spec.bundle}: the truth is known of stand-in sets only")

@@ -16,10 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks import registry
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
 from benchmarks.record import replacing
+from benchmarks.running.execute import load_data
 from benchmarks.running.machine import default_device
 from benchmarks.spec import RunSpec
 from benchmarks.train import Training
@@ -87,10 +87,7 @@ def inspect(
     total = spec.settings.recipe.epochs
     if max(epochs, default=0) > total:
         raise BenchmarkError(f"epoch {max(epochs)} to inspect, but {spec.bundle} trains {total}")
-    component = spec.settings.dataset
-    data: Data = registry.load("datasets", component.name)(
-        component.name, seed=spec.seed, **component.settings
-    ).to(device or default_device())
+    data = load_data(spec, device or default_device())
     if data.kind != "image":
         raise BenchmarkError(f"{data.name} has no images to look at")
     folder = results / "figures" / "samples" / spec.name

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 from benchmarks.paper import Published, names, paper_row, published
 from benchmarks.record import PROTOCOL, Record
+from benchmarks.running import current
 from benchmarks.spec import RunSpec
 from benchmarks.suite import Suite, TableSpec
-from benchmarks.tables import protocols, selection, variants
+from benchmarks.tables import selection, variants
 from benchmarks.tables.cells import SELECTIONS, Cell, Column, Row, Table, scale
 from benchmarks.tables.statistics import mean_std
 from benchmarks.tables.times import Times
@@ -23,19 +24,15 @@ def collect(
 ) -> list[Table]:
     """Build every table of a suite.
 
-    A record counts when its key is that of a planned run: a record of other settings, left from an
-    earlier form of the suite, does not silently enter a table; a note under the table counts them.
-    So do times, row by row.
+    A record counts when its key is that of a planned run and no other of its cell is nearer to the
+    present source and data (`benchmarks.running.current.choose`); a note under the table counts those left
+    out. Times count by the key alone, row by row.
     """
     planned = {spec.key for spec in plan}
-    records, superseded = protocols.of_one(records, planned)
-    current: dict[str, list[Record]] = defaultdict(list)
-    stale: dict[str, int] = defaultdict(int)
-    for record in records:
-        if record.key in planned:
-            current[record.spec.table].append(record)
-        else:
-            stale[record.spec.table] += 1
+    chosen = current.choose(records, plan)
+    used: dict[str, list[Record]] = defaultdict(list)
+    for record in chosen.records:
+        used[record.spec.table].append(record)
     timed: dict[str, list[Times]] = defaultdict(list)
     for one in times:
         timed[one.table].append(one)
@@ -44,9 +41,8 @@ def collect(
             identifier,
             spec,
             variants.planned(run for run in plan if run.table == identifier),
-            variants.recorded(selection.at_partners_epoch(current[identifier])),
-            stale[identifier],
-            superseded[identifier],
+            variants.recorded(selection.at_partners_epoch(used[identifier])),
+            _notes_on_records(chosen, identifier),
             [one.of(planned) for one in timed[identifier]],
         ).table()
         for identifier, spec in suite.tables.items()
@@ -62,12 +58,10 @@ class _Builder:
         spec: TableSpec,
         plan: list[RunSpec],
         records: list[Record],
-        stale: int,
-        superseded: int,
+        on_records: list[str],
         times: list[Times],
     ):
-        self.id, self.spec, self.stale = identifier, spec, stale
-        self.superseded = superseded
+        self.id, self.spec, self.on_records = identifier, spec, on_records
         self.times = [one for one in times if one.seconds]
         self.protocol = max((record.protocol for record in records), default=PROTOCOL)
         self.paper = [cell for cell in published() if cell.table == identifier]
@@ -105,16 +99,7 @@ class _Builder:
         ]
         notes = list(names().notes.get(self.id, []))
         notes += selection.notes(run for runs in self.plan.values() for run in runs)
-        if self.superseded:
-            notes.append(
-                f"Left out: {self.superseded} record{'s' if self.superseded > 1 else ''} of the old "
-                "protocol; no table mixes two."
-            )
-        if self.stale:
-            notes.append(
-                f"Left out: {self.stale} record{'s' if self.stale > 1 else ''} on disk of settings "
-                "that this suite does not plan."
-            )
+        notes += self.on_records
         if self.times:
             how = "; ".join(sorted({one.how for one in self.times}))
             notes.append(
@@ -294,6 +279,39 @@ class _Builder:
             for record in runs.values():
                 notes.setdefault(dataset, {}).update(dict.fromkeys(record.data.get("notes", [])))
         return {dataset: tuple(lines) for dataset, lines in sorted(notes.items()) if lines}
+
+
+def _notes_on_records(chosen: current.Chosen, table: str) -> list[str]:
+    """Say which records a table leaves out, and which it shows although they are not current."""
+    notes, left_out = [], dict(chosen.left_out[table])
+    if count := left_out.pop(current.SETTINGS, 0):
+        notes.append(
+            f"Left out: {_records(count)} on disk of settings that this suite does not plan."
+        )
+    if count := left_out.pop(current.OLD_PROTOCOL, 0):
+        notes.append(f"Left out: {_records(count)} of the old protocol; no table mixes two.")
+    if left_out:
+        notes.append(
+            f"Left out: {_listed(left_out)} than those shown; no cell averages two of them. `run` makes "
+            "them anew."
+        )
+    outdated = dict(chosen.outdated[table])
+    outdated.pop(current.OLD_PROTOCOL, None)  # the table's head says so
+    if outdated:
+        notes.append(
+            f"Not up to date: of what is shown, {_listed(outdated)} than the present; `run` makes "
+            "them anew."
+        )
+    return notes
+
+
+def _listed(counted: dict[str, int]) -> str:
+    """``3 records of other data, 1 record of other source``."""
+    return ", ".join(f"{_records(count)} of {why}" for why, count in sorted(counted.items()))
+
+
+def _records(count: int) -> str:
+    return f"{count} record{'' if count == 1 else 's'}"
 
 
 def _row(spec: RunSpec) -> Row:

@@ -6,7 +6,8 @@ The same records give the same bytes: matplotlib's Agg canvas without a display,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from benchmarks.record import PROTOCOL, replacing
 from benchmarks.tables.cells import Row, Table
+from benchmarks.tables.progress import shown
 from benchmarks.tables.protocols import OLD_PROTOCOL
 from benchmarks.tables.selection import trains_on_validation
 from benchmarks.tables.verdicts import Graded
@@ -65,20 +67,28 @@ def draw(collected: list[Table], graded: list[Graded], folder: Path) -> list[Pat
     """
     import matplotlib
 
+    waiting = [
+        (folder / f"table{table.id}-{name}.png", make)
+        for table in collected
+        for name, make in _figures(table, graded)
+    ]
     written = []
     with matplotlib.rc_context(RC):
-        for table in collected:
-            for name, figure in _figures(table, graded):
-                written.append(folder / f"table{table.id}-{name}.png")
-                save(figure, written[-1])
+        for target, make in shown(waiting, "drawing figures"):
+            if figure := make():
+                save(figure, target)
+                written.append(target)
     return written
 
 
-def _figures(table: Table, graded: list[Graded]) -> Iterator[tuple[str, Figure]]:
+def _figures(
+    table: Table, graded: list[Graded]
+) -> Iterator[tuple[str, Callable[[], Figure | None]]]:
+    """Name every figure of a table, and how to make it."""
     lines = [g for g in graded if g.table == table.id and g.is_run and g.claim.kind == "metric"]
     for name in dict.fromkeys(line.name for line in lines):
         of_claim = [line for line in lines if line.name == name]
-        yield f"claims-{_slug(name)}", forest(of_claim, order=list(table.metric_of))
+        yield f"claims-{_slug(name)}", partial(forest, of_claim, order=list(table.metric_of))
     for backbone, upstream in dict.fromkeys((r.backbone, r.upstream) for r in table.rows):
         rows = [
             r for r in table.rows if r.backbone == backbone and r.upstream in (upstream, "none")
@@ -92,8 +102,7 @@ def _figures(table: Table, graded: list[Graded]) -> Iterator[tuple[str, Figure]]
         panels = {"nll": {"val/nll": "validation NLL", "test/nll": "test NLL"}}
         panels["diagnostics"] = _diagnostic_panels(table, rows)
         for kind, series in panels.items():
-            if figure := curves(table, rows, series, heading=heading):
-                yield f"{kind}-{place}", figure
+            yield f"{kind}-{place}", partial(curves, table, rows, series, heading=heading)
 
 
 def forest(lines: list[Graded], *, order: Sequence[str]) -> Figure:
@@ -157,14 +166,14 @@ def curves(
         return None
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in drawn))
     names = [name for name in series if any(n == name for _, n, _ in drawn)]
-    shown = [row for row in rows if any(r == row for _, _, r in drawn)]
+    present = [row for row in rows if any(r == row for _, _, r in drawn)]
     figure = blank(2.2 + 3.2 * len(names), 1.0 + 2.1 * len(datasets))
     panels = figure.subplots(len(datasets), len(names), squeeze=False)
-    refiners = [row.refiner for row in shown]
+    refiners = [row.refiner for row in present]
     for i, dataset in enumerate(datasets):
         for j, name in enumerate(names):
             axes = panels[i, j]
-            for row in shown:
+            for row in present:
                 if (points := drawn.get((dataset, name, row))) is not None:
                     _band(axes, points, _color(row.refiner, refiners))
             epochs = sorted({x for line in axes.lines for x in line.get_xdata()})
@@ -202,8 +211,8 @@ def _diagnostic_panels(table: Table, rows: Sequence[Row]) -> dict[str, str]:
         if name.startswith("refiner/")
     }
     known = {f"refiner/{name}": title for name, title in DIAGNOSTICS.items()}
-    if shown := {name: title for name, title in known.items() if name in found}:
-        return shown
+    if reported := {name: title for name, title in known.items() if name in found}:
+        return reported
     return {name: name.removeprefix("refiner/").replace("_", " ") for name in sorted(found)[:4]}
 
 
@@ -281,8 +290,8 @@ def _widen(axes, lines: list[Graded]) -> None:
         axes.set_xscale("symlog", linthresh=3, linscale=1.5)
         ticks = [-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100]
         low, high = min(min(values) * 1.3, -1.0), max(max(values) * 1.3, 1.0)
-        shown = [t for t in ticks if low <= t <= high]
-        axes.set_xticks(shown, [f"{t:+d}".replace("-", "−") if t else "0" for t in shown])
+        ticks = [t for t in ticks if low <= t <= high]
+        axes.set_xticks(ticks, [f"{t:+d}".replace("-", "−") if t else "0" for t in ticks])
         axes.minorticks_off()
         axes.set_xlim(low, high)
     else:
@@ -327,4 +336,5 @@ def blank(width: float, height: float) -> Figure:
 def save(figure: Figure, target: Path) -> None:
     """Write a PNG by atomic rename, without the software's version or a date in it."""
     with replacing(target) as fresh:
-        figure.savefig(fresh, format="png", metadata={"Software": None})
+        # Not `savefig`, which draws everything twice.
+        figure.canvas.print_png(fresh, metadata={"Software": None})

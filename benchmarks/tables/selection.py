@@ -12,7 +12,7 @@ from benchmarks.record import Record
 from benchmarks.spec import RunSpec
 
 # Refiners whose labels and weights are decided on validation rows; names that begin with one of these.
-READ_VALIDATION = ("saflex", "weights-only")
+READ_VALIDATION = ("saflex", "weights-only", "l2rw")
 
 NO_PARTNER = "{partner} of the same seed has chosen no epoch at which this row was measured"
 NOT_MEASURED = "validation {metric} is not defined, a class may be missing there"

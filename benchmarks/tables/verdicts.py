@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 from benchmarks.paper import Claim, claims, is_saflex, paper_row, published
 from benchmarks.record import PROTOCOL, Record
@@ -251,8 +252,12 @@ def _paper_of(claim: Claim, table: str, column: Column, baseline: Row) -> float:
 
 def _paper(table: str, column: Column, row: Row) -> float:
     wanted = (table, *column, row.backbone, row.upstream, paper_row(row.refiner))
-    for cell in published():
-        place = (cell.table, cell.dataset, cell.split, cell.backbone, cell.upstream, cell.refiner)
-        if place == wanted:
-            return cell.mean
-    return math.nan
+    return _published_means().get(wanted, math.nan)
+
+
+@cache
+def _published_means() -> dict[tuple[str, ...], float]:
+    return {
+        (c.table, c.dataset, c.split, c.backbone, c.upstream, c.refiner): c.mean
+        for c in published()
+    }

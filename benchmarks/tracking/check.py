@@ -29,7 +29,7 @@ def check(
     uri: str | None = None,
     *,
     suite: str | None = None,
-    planned: set[str] | None = None,
+    used: set[str] | None = None,
     say: Callable[[str], None] = print,
 ) -> int:
     """Compare the store's means and counts with every table's CSV; 0 if all agree, else 1.
@@ -37,8 +37,8 @@ def check(
     Parameters
     ----------
     suite : as it was synced under; default: what each record says.
-    planned : keys of the suite's plan; runs of other settings, left from an earlier form of the
-        suite, are in the store and in no table. Default: every run counts.
+    used : keys of the records that the tables are made of (`benchmarks.running.current.choose`);
+        others are in the store and in no table. Default: every run counts.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def check(
     if not cells:
         raise BenchmarkError(f"no table in {results / 'tables'}: run `tables` first")
     suites = {suite or record.spec.suite for record in records.load_all(results)}
-    found = _runs_by_cell(uri, suites, planned)
+    found = _runs_by_cell(uri, suites, used)
     differing = [line for cell in cells if (line := _compare(cell, found))]
     for line in differing:
         say(f"differ: {line}")
@@ -68,7 +68,7 @@ def _cells(results: Path):
 
 
 def _runs_by_cell(
-    uri: str, suites: set[str], planned: set[str] | None
+    uri: str, suites: set[str], used: set[str] | None
 ) -> dict[tuple[str, ...], list[Run]]:
     found: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     client = store.client(uri)
@@ -76,20 +76,9 @@ def _runs_by_cell(
         for run in all_runs(client, experiment.experiment_id):
             tags = run.data.tags
             of_these = runs.DIGEST in tags and runs.BUNDLE in tags and tags["suite"] in suites
-            if of_these and (planned is None or tags[runs.KEY] in planned):
+            if of_these and (used is None or tags[runs.KEY] in used):
                 found[tuple(tags[name] for name in CELL)].append(run)
-    newest: dict[str, int] = defaultdict(int)
-    for cell, runs_of in found.items():
-        newest[cell[0]] = max(newest[cell[0]], *map(_protocol, runs_of))
-    return {
-        cell: [run for run in runs_of if _protocol(run) == newest[cell[0]]]
-        for cell, runs_of in found.items()
-    }
-
-
-def _protocol(run: Run) -> int:
-    """Protocol of a run's record; a table is of the newest that it has."""
-    return int(run.data.tags["protocol"])
+    return found
 
 
 def _compare(cell: dict[str, str], found: dict[tuple[str, ...], list[Run]]) -> str:

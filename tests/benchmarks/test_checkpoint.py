@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_runs import blobs, spec
@@ -43,4 +45,10 @@ def test_one_flipped_byte_anywhere_is_found(saved, share):
 def test_not_taken_up_by_another_source(saved):
     saved.source = "another"
     assert resumed(saved) is None
+    assert not saved.path.exists()
+
+
+def test_not_taken_up_on_other_data(saved):
+    training = Training(SPEC, replace(blobs(), content={"data": "others"}))
+    assert not saved.resume(training)
     assert not saved.path.exists()

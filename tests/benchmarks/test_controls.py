@@ -56,7 +56,8 @@ def test_a_control_gives_distributions_and_leaves_the_run_alone(refiner, images)
     assert all(map(torch.equal, (p.grad for p in training.model.parameters()), grads))
     assert training.model.training
     assert refined.x is batch.x
-    assert not refined.y.requires_grad and not refined.w.requires_grad
+    assert not refined.y.requires_grad
+    assert not refined.w.requires_grad
     assert torch.allclose(refined.y.sum(-1), torch.ones(24))
     assert float(refined.w.sum()) == pytest.approx(1, abs=1e-5)
     assert (refined.w >= 0).all()
@@ -69,7 +70,8 @@ def test_a_control_works_on_saint(refiner):
     context = vars(training.refiner.context) | {"model": training.model}
     control = registry.load("refiners", refiner)(type(training.refiner.context)(**context))
     refined = control(augmented(training))
-    assert refined.y.isfinite().all() and refined.w.isfinite().all()
+    assert refined.y.isfinite().all()
+    assert refined.w.isfinite().all()
 
 
 @pytest.mark.parametrize("refiner", CONTROLS)

@@ -45,8 +45,8 @@ def test_variable_is_set_and_restored(tmp_path):
 
 def test_full_machine_waits_for_a_holder_to_die(tmp_path, monkeypatch):
     hold = (
-        "import sys, time; from pathlib import Path; from benchmarks.running import devices\n"
-        "with devices.lease(70000, folder=Path(sys.argv[1])) as d: print(d, flush=True); time.sleep(60)"
+        "import signal, sys; from pathlib import Path; from benchmarks.running import devices\n"
+        "with devices.lease(70000, folder=Path(sys.argv[1])) as d: print(d, flush=True); signal.pause()"
     )
     line = [sys.executable, "-c", hold, str(tmp_path)]
     holders = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(2)]

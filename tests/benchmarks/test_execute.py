@@ -16,8 +16,9 @@ from small_runs import spec
 
 from benchmarks import record as records
 from benchmarks.running import execute as executing
-from benchmarks.running.bundle import marker_path, run_marked
+from benchmarks.running.bundle import run_marked
 from benchmarks.running.checkpoint import Checkpoint
+from benchmarks.running.markers import marker_path
 from benchmarks.train import Interrupted, Training
 
 

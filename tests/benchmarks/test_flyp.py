@@ -11,8 +11,7 @@ from open_clip.loss import ClipLoss
 from torch import nn
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.models import gradient_cache
-from benchmarks.refiners import Context
+from benchmarks.refiners import Context, gradient_cache
 from benchmarks.refiners.flyp import Flyp
 from benchmarks.refiners.image_text import ImageText
 from benchmarks.train import Training

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from fabricate import image_folders
 from PIL import Image
+from waiting import wait_for
 
 from benchmarks.datasets import cub
 from benchmarks.datasets.image_files import ImageList, Index
@@ -277,9 +277,7 @@ def test_killed_process_goes_on_to_the_same_manifest(index, tmp_path, monkeypatc
     environment = {**os.environ, "SAFLEX_HOME": str(other), "PYTHONPATH": str(ROOT)}
     images = other / "generated" / "cub" / "randaugment-views" / "images"
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (images.is_dir() and any(images.glob("*.png"))) and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_for(lambda: any(images.glob("*.png")), "a first image", process, every=0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

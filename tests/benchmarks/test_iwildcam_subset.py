@@ -26,17 +26,7 @@ def small(tmp_path, monkeypatch):
     data = tmp_path / "data"
     monkeypatch.setenv("SAFLEX_DATA", str(data))
     monkeypatch.setenv("SAFLEX_HOME", str(tmp_path / "home"))
-    original = list(iwildcam_subset.CLASSES)
-    names, lists = [], {}
-    for split, source in iwildcam_subset.LISTS.items():
-        rows = [(f"{split}{n}.jpg", original[n % 7]) for n in range(9)]
-        names += [file for file, _ in rows]
-        path = data / source.path
-        image_folders.alia_list(path, rows)
-        digest = iwildcam_subset.sources.checksum(path, "sha256")
-        lists[split] = type(source)(name=source.name, path=source.path, checksum=digest)
-    monkeypatch.setattr(iwildcam_subset, "LISTS", lists)
-    image_folders.iwildcam(data, names)
+    image_folders.install_subset(monkeypatch, data)
     return data
 
 

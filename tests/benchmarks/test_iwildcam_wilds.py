@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from fabricate import image_folders
 from image_text_runs import spec
 from open_clip import image_transform
 from PIL import Image
@@ -21,43 +21,21 @@ from benchmarks.datasets.images_on_disk import ImageFiles
 from benchmarks.errors import DataError
 from benchmarks.train import Training
 
-CLASSES, PER_SPLIT = 5, {"train": 20, "val": 5, "test": 15, "id_val": 10, "id_test": 10}
-NAMES = ["empty", "White-lipped peccary", "Lowland paca", "ocelot", "bush dog"]
+CLASSES, NAMES = 5, image_folders.WILDS_NAMES
+PER_SPLIT = image_folders.WILDS_SPLITS
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A data folder with iwildcam_v2.0 and the English names, as published but small."""
     root = tmp_path_factory.mktemp("saflex-data")
-    images = root / "iwildcam" / "iwildcam_v2.0" / "train"
-    images.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    lines, number = [], 0
-    for split, count in PER_SPLIT.items():
-        for i in range(count):
-            y, name = i % CLASSES, f"{number:08x}-21bc-11ea-a13a-137349068a90.jpg"
-            pixels = generator.integers(0, 90, (60, 80, 3)) + 30 * y
-            Image.fromarray(pixels.astype(np.uint8)).save(images / name, quality=95)
-            location = number % 3 + (3 if split in {"val", "test"} else 0)  # OOD: other cameras
-            date = f"2013-05-{1 + number % 28:02d} 10:15:42.000"
-            lines.append(f"{split},{location},{number},{y},{date},{name}")
-            number += 1
-    header = "split,location_remapped,sequence_remapped,y,datetime,filename"
-    place = images.parent
-    (place / "metadata.csv").write_text("\n".join([header, *lines]) + "\n")
-    (place / "categories.csv").write_text("y,category_id,name\n")
-    (place / "RELEASE_v2.0.txt").write_text("2.0\n")
-    labels = root / "iwildcam" / "labels.csv"
-    rows = [f"{y},{y},latin {y},{name}" for y, name in enumerate(NAMES)]
-    labels.write_text("\n".join(["y,category_id,name,english", *rows, "99999,243,x,opossum"]))
+    image_folders.wilds(root)
     return root
 
 
 @pytest.fixture
 def load(folder, tmp_path, monkeypatch):
-    labels = (folder / "iwildcam" / "labels.csv").read_bytes()
-    known = replace(iwildcam_wilds.LABELS, checksum=f"sha256:{hashlib.sha256(labels).hexdigest()}")
-    monkeypatch.setattr(iwildcam_wilds, "LABELS", known)
+    image_folders.accept_names(monkeypatch, folder)
     monkeypatch.setenv("SAFLEX_DATA", str(folder))
     monkeypatch.setenv("SAFLEX_HOME", str(tmp_path))
     return lambda **settings: registry.load("datasets", "iwildcam-wilds")(

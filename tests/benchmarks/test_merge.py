@@ -65,3 +65,34 @@ def test_folder_without_records_and_damaged_record_are_named(machines, tmp_path)
     assert str(damaged) in str(error.value)
     assert f"{tmp_path / 'empty'} holds no records" in str(error.value)
     shutil.rmtree(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"source": "of another day"}, "source"), ({"data": {"content": {"data": "others"}}}, "data")],
+)
+def test_one_run_from_another_source_or_on_other_data_is_not_merged(
+    machines, tmp_path, change, field
+):
+    a, b = machines
+    common = next(p for p in b.rglob("seed*.json") if (a / p.relative_to(b)).exists())
+    records.write(b, records.read(common).model_copy(update=change))
+    with pytest.raises(BenchmarkError, match=f"differ in {field}: keep one of them"):
+        merge(machines, tmp_path / "both")
+
+
+def test_a_cell_that_two_sources_come_together_in_is_said(machines, tmp_path, capsys):
+    def mixed(target: Path) -> int:
+        merge(machines, target)
+        _, _, said = capsys.readouterr().out.partition("already\n")
+        return int(said.split()[0]) if "cells hold records of several" in said else 0
+
+    before = mixed(tmp_path / "same")
+    a, b = machines
+    alone = next(
+        p
+        for p in b.rglob("qsar/mlp/cutmix/saflex-printed/seed1.json")
+        if not (a / p.relative_to(b)).exists()
+    )
+    records.write(b, records.read(alone).model_copy(update={"source": "of another day"}))
+    assert mixed(tmp_path / "both") == before + 1

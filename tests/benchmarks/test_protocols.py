@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks import record as records
 from benchmarks.record import PROTOCOL
+from benchmarks.running.current import SETTINGS, choose
 from benchmarks.suite import load
 from benchmarks.tables import build, evaluate, summary
-from benchmarks.tables.protocols import of_one, warning
+from benchmarks.tables.protocols import warning
 from benchmarks.tables.verdicts import grade
 from benchmarks.tracking import runs
 
@@ -59,9 +60,9 @@ def test_an_old_record_in_a_new_table_is_left_out_and_counted(evaluated):
 def test_a_record_that_no_run_plans_makes_no_table_new(evaluated):
     old = [r for r in records.load_all(GOLDEN / "results") if r.spec.table == "demo-digits"]
     foreign = old[0].model_copy(update={"protocol": PROTOCOL, "key": "0" * 16})
-    used, left_out = of_one([*old, foreign], {record.key for record in old})
-    assert [r for r in used if r is not foreign] == old
-    assert not left_out
+    chosen = choose([*old, foreign], [record.spec for record in old])
+    assert chosen.records == old
+    assert dict(chosen.left_out["demo-digits"]) == {SETTINGS: 1}
 
 
 @pytest.mark.parametrize("suffix", ["md", "html", "tex"])

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from benchmarks import record as records
 from benchmarks import tracking
 from benchmarks.errors import BenchmarkError
 from benchmarks.running.checkpoint import saved
+from benchmarks.running.current import choose
 from benchmarks.suite import load, plan
 from benchmarks.tables import build, evaluate
 from benchmarks.tracking import dashboard, runs, store
@@ -25,7 +25,7 @@ from benchmarks.tracking.sync import all_runs
 
 GOLDEN = Path(__file__).parent / "golden"
 SUITE = load(GOLDEN / "suite.yaml")
-PLANNED = {spec.key for spec in plan(SUITE)}
+USED = {r.key for r in choose(records.load_all(GOLDEN / "results"), plan(SUITE)).records}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_runs_are_filed_by_the_suite_that_is_synced(results):
     assert names == {f"saflex/merged/{table}" for table in tables}
     assert {run.data.tags["suite"] for of in stored(results).values() for run in of} == {"merged"}
     assert set(+quiet_sync(results, suite="merged").counts) == {"unchanged"}
-    assert tracking.check(results, suite="merged", planned=PLANNED, say=lambda line: None) == 0
+    assert tracking.check(results, suite="merged", used=USED, say=lambda line: None) == 0
 
 
 def test_second_sync_changes_nothing(results):
@@ -200,7 +200,7 @@ def test_damaged_record_is_named_and_the_others_are_synced(results):
 
 def test_check_agrees_with_the_tables(synced):
     said = []
-    assert tracking.check(synced, planned=PLANNED, say=said.append) == 0, said
+    assert tracking.check(synced, used=USED, say=said.append) == 0, said
     assert "all cells agree" in said[-1]
 
 
@@ -214,7 +214,7 @@ def test_check_finds_one_changed_number(results):
     lines[number] = ",".join(fields)
     path.write_text("\n".join(lines) + "\n")
     said = []
-    assert tracking.check(results, planned=PLANNED, say=said.append) == 1
+    assert tracking.check(results, used=USED, say=said.append) == 1
     assert len(said) == 2
     assert "qsar mlp cutmix saflex" in said[0]
 
@@ -222,33 +222,39 @@ def test_check_finds_one_changed_number(results):
 def test_check_finds_a_missing_run(results):
     client = store.client(store.resolve(results))
     client.delete_run(stored(results)["table2/qsar/mlp/cutmix/saflex/seed0"][0].info.run_id)
-    assert tracking.check(results, planned=PLANNED, say=lambda line: None) == 1
+    assert tracking.check(results, used=USED, say=lambda line: None) == 1
+
+
+KILLED_AT_THE_ELEVENTH = """
+import os, signal, sys
+from itertools import count
+from benchmarks import tracking
+from benchmarks.tracking import runs
+made, whole = count(1), runs.dataset_inputs
+def dataset_inputs(record):  # after a run's numbers, before its digest
+    if next(made) == 11:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(record)
+runs.dataset_inputs = dataset_inputs
+tracking.sync(sys.argv[1])
+"""
 
 
 def test_killed_sync_is_finished_by_the_next(results):
     """Killed when some runs are there and one is half-way: none twice, none lost afterwards."""
     for run in [run for of in stored(results).values() for run in of]:
         store.client(store.resolve(results)).delete_run(run.info.run_id)
-    line = [
-        sys.executable,
-        "-c",
-        f"from benchmarks import tracking; tracking.sync({str(results)!r})",
-    ]
-    process = subprocess.Popen(
-        line, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": "."}
+    line = [sys.executable, "-c", KILLED_AT_THE_ELEVENTH, str(results)]
+    killed = subprocess.run(
+        line, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": "."}, check=False
     )
-    end = time.monotonic() + 60
-    while len(stored(results)) < 10 and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    counted = len(stored(results))
-    assert 10 <= counted < len(places(results)), "killed half-way"
+    assert killed.returncode == -signal.SIGKILL
+    assert len(stored(results)) == 11 < len(places(results)), "killed half-way"
     quiet_sync(results)
     found = stored(results)
     found.pop("summary")
     assert {place: len(of) for place, of in found.items()} == dict.fromkeys(places(results), 1)
-    assert tracking.check(results, planned=PLANNED, say=lambda line: None) == 0
+    assert tracking.check(results, used=USED, say=lambda line: None) == 0
 
 
 def test_interrupted_store_is_not_left_behind(tmp_path, monkeypatch):

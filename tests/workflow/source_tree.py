@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import record as records
@@ -33,6 +33,7 @@ class Tree:
     """A copy of the sources with the tiny suite in it, and its results."""
 
     root: Path
+    variables: dict[str, str] = field(default_factory=dict)  # such as SAFLEX_DATA
 
     @property
     def results(self) -> Path:
@@ -44,7 +45,8 @@ class Tree:
 
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SAFLEX_", "SNAKEMAKE"))}
-        return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.root)}
+        own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(self.root)}
+        return {**kept, **own, **self.variables}
 
     def start(self, command: list[str]) -> subprocess.Popen:
         return subprocess.Popen(
@@ -79,6 +81,11 @@ class Tree:
         return {
             line.partition("bundle=")[2].strip() for line in text.splitlines() if "bundle=" in line
         }
+
+    def bench(self, *arguments: str) -> str:
+        answer = self.run([sys.executable, "-m", "benchmarks", *arguments])
+        assert answer.returncode == 0, answer.stdout
+        return answer.stdout
 
     def canonical(self) -> dict[str, str]:
         """Every record's canonical text by its place."""

@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
@@ -55,14 +55,12 @@ def test_four_pipelines_through_the_rule_killed_and_resumed(tmp_path, environmen
     whole = snakemake(tmp_path / "whole", environment)
     killed = snakemake(tmp_path / "killed", environment)
     made = tmp_path / "killed" / "home" / "generated" / "cub"
-    deadline = time.monotonic() + 300
-    while not list(made.glob("*/images/*.png")) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for(lambda: any(made.glob("*/images/*.png")), "a first image", killed, every=0.005)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert list(made.glob("*/images/*.png"))
     assert len(list(made.glob("*/manifest.json"))) < 4
-    assert whole.wait(timeout=400) == 0, (tmp_path / "whole" / "log").read_text()
+    assert whole.wait() == 0, (tmp_path / "whole" / "log").read_text()
     again = snakemake(tmp_path / "killed", environment)
-    assert again.wait(timeout=400) == 0, (tmp_path / "killed" / "log").read_text()
+    assert again.wait() == 0, (tmp_path / "killed" / "log").read_text()
     assert manifests(tmp_path / "killed") == manifests(tmp_path / "whole")

@@ -1,12 +1,14 @@
 # One job per bundle: all seeds of one data set x backbone x upstream x refiner on one device.
 #
-# The output is a marker. The records are no outputs of Snakemake's, which deletes those of a job that
-# failed or was killed: what is finished stays, and the next job of the bundle does only the rest.
+# The output is a marker, which the Snakefile sets aside when settings, protocol, source or data are no
+# longer those of its records: exactly the bundles that an edit or a new file touches run again.
+# The records are no outputs of Snakemake's, which deletes those of a job that failed or was killed: what
+# is finished stays, and the next job of the bundle does only the rest.
 
 
 rule bundle:
     input:
-        # `ancient`: fetching a file again does not change what is in it (checksum).
+        # `ancient`: the marker's time says nothing about whether the data are still the same.
         lambda wildcards: ancient(
             f"{RESULTS}/done/fetch/{FIRST[wildcards.bundle].settings.dataset.name}"
         ),
@@ -31,10 +33,6 @@ rule bundle:
     params:
         suite=config["suite"],
         results=lambda wildcards: RESULTS,
-        # Snakemake does not look into `python -m`. These two make it see an edited refiner and an
-        # edited suite, and run again exactly the bundles they touch.
-        source=lambda wildcards: source_hash(FIRST[wildcards.bundle]),
-        runs=lambda wildcards: [spec.key for spec in BUNDLES[wildcards.bundle]],
     shell:
         "OMP_NUM_THREADS=1 python -m benchmarks run --suite {params.suite}"
         " --results {params.results} --bundle {wildcards.bundle}"

@@ -1,4 +1,6 @@
 # One job per data set: downloads and checks its files; nothing to do where scikit-learn ships it.
+#
+# The marker says that this was done, not that the files are still the same: see rule `bundle`.
 
 
 rule fetch:

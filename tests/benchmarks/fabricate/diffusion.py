@@ -78,6 +78,7 @@ def pipeline(folder: Path, *, instruct: bool = False) -> Path:
             beta_schedule="scaled_linear",
             clip_sample=False,
             set_alpha_to_one=False,
+            steps_offset=1,
         ),
         safety_checker=None,
         feature_extractor=None,

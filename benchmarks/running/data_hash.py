@@ -1,0 +1,190 @@
+"""Hash of the data a run reads, as `source_hash` is of its code: found out once, then looked up.
+
+A data set's content is that of the files its module declares (``SOURCES``, ``PARTS``, ``files_read``, or
+``content_hash`` where they are many); with the code that reads them, which the source hash covers, they
+decide every tensor. A module that declares none, a user's own say, is hashed by what it loads, and the
+files it opened meanwhile tell later whether to look again. Looking up needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import registry, sources
+from benchmarks.errors import DataError
+from benchmarks.generate import manifest as manifests
+from benchmarks.running.source_hash import module_hash
+from benchmarks.spec import Component, RunSpec
+
+if TYPE_CHECKING:
+    from benchmarks.data import Data
+
+DATA, IMAGES = "data", "images"
+# In place of a hash: files that an undeclared set was read from have changed since it was loaded.
+CHANGED = "changed since it was loaded"
+
+CHUNK = 1024  # rows hashed at a time; a lazy set is never in memory whole
+NO_DATA = (".py", ".pyc", ".so", ".pth")
+SYSTEM = ("/proc/", "/sys/", "/dev/")
+MADE_HERE = ("verified", "loaded", "prepared")
+
+
+def data_hash(spec: RunSpec) -> dict[str, str]:
+    """Look up the content of what a run reads, without loading it.
+
+    Returns
+    -------
+    dict
+        16 hexadecimal digits for ``data``, the data set, and ``images``, the generated set its
+        upstream serves. What is not at hand, or was never loaded here and declares no files, is
+        left out.
+    """
+    found = {DATA: _data_set(spec.settings.dataset), IMAGES: _generated(spec)}
+    return {name: value for name, value in found.items() if value}
+
+
+def load(spec: RunSpec, loader: Callable[..., Data]) -> Data:
+    """Load the data of a run, `Data.content` saying which it is.
+
+    Parameters
+    ----------
+    loader : what the data set's module registered.
+    """
+    component = spec.settings.dataset
+    own = {} if declared(component) else {DATA: _loaded_hash(component, loader)}
+    data = loader(component.name, seed=spec.seed, **component.settings)
+    return replace(data, content={**data_hash(spec), **own})
+
+
+def ensure_known(spec: RunSpec) -> dict[str, str]:
+    """Give `data_hash`; a set that declares no files is loaded where it has to be, once."""
+    component = spec.settings.dataset
+    found = data_hash(spec)
+    if not declared(component) and found.get(DATA, CHANGED) == CHANGED:
+        loader = registry.load("datasets", component.name)
+        found[DATA] = _loaded_hash(component, loader)
+    return found
+
+
+def declared(component: Component) -> bool:
+    """Tell whether a data set's module says which files it reads."""
+    module = registry.module("datasets", component.name)
+    return hasattr(module, "content_hash") or bool(sources.files(component.name))
+
+
+def _data_set(component: Component) -> str | None:
+    module = registry.module("datasets", component.name)
+    if not declared(component):
+        return _recalled(component)
+    try:
+        if hasattr(module, "content_hash"):
+            return module.content_hash(component.name, **component.settings)
+        return sources.content(sources.files(component.name, **component.settings))
+    except DataError:
+        return None  # damaged or incomplete: the loader says what, before anything is trained
+
+
+def _generated(spec: RunSpec) -> str | None:
+    upstream = spec.settings.upstream
+    if upstream.name != "generated":
+        return None
+    place = manifests.location(spec.settings.dataset.name, upstream.settings["images"])
+    if not place.manifest.is_file():
+        return None
+    listed = [(entry.sha256, entry.label) for entry in manifests.read(place).images]
+    return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
+
+
+def _recalled(component: Component) -> str | None:
+    """What an undeclared set was when it was last loaded, if its files are still what they were."""
+    known = sources.recall("loaded", _key(component))
+    if known is None:
+        return None
+    unchanged = all(_state(path) == state for path, state in known["files"].items())
+    return known["content"] if unchanged else CHANGED
+
+
+def _loaded_hash(component: Component, loader: Callable[..., Data]) -> str:
+    """Recall an undeclared set's hash, or load it with seed 0, whatever the run's, and hash that."""
+    if (known := _recalled(component)) not in (None, CHANGED):
+        return known
+    with _opened_files() as opened:
+        data = loader(component.name, seed=0, **component.settings)
+    content = _hash(data)
+    states = {path: _state(path) for path in sorted(opened)}
+    sources.remember("loaded", _key(component), {"files": states, "content": content})
+    return content
+
+
+def _key(component: Component) -> list[Any]:
+    module = registry.module_name("datasets", component.name)
+    return [component.model_dump(mode="json"), module_hash(module)]
+
+
+def _state(path: str) -> list[int] | None:
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns, state.st_ino]
+
+
+def _hash(data: Data) -> str:
+    """Hash every split's rows and labels, the class names and what else describes the columns."""
+    from benchmarks.data import Split
+
+    digest = hashlib.sha256()
+    for field in fields(data):
+        value = getattr(data, field.name)
+        if isinstance(value, Split):
+            for rows in (value.x, value.y):
+                digest.update(f"{field.name}\x1f{tuple(rows.shape)}".encode())
+                for start in range(0, len(rows), CHUNK):
+                    chunk = rows[start : start + CHUNK].cpu().contiguous().numpy()
+                    digest.update(f"{chunk.dtype}".encode() + chunk.tobytes())
+        elif isinstance(value, str | int | tuple) and field.name not in ("name", "notes"):
+            digest.update(f"{field.name}\x1f{value!r}".encode())
+    return digest.hexdigest()[:16]
+
+
+_listening: list[set[str]] = []
+
+
+@contextmanager
+def _opened_files() -> Iterator[set[str]]:
+    """Collect the data files that this process opens for reading while the block runs (PEP 578)."""
+    if not hasattr(_opened_files, "hooked"):
+        sys.addaudithook(_note)  # it cannot be taken away again, so it is there once
+        _opened_files.hooked = True
+    opened: set[str] = set()
+    _listening.append(opened)
+    try:
+        yield opened
+    finally:
+        _listening.remove(opened)
+
+
+def _note(event: str, arguments: tuple) -> None:
+    if event != "open" or not _listening:
+        return
+    path, mode, flags = arguments
+    writes = (
+        flags & (os.O_WRONLY | os.O_RDWR) if isinstance(flags, int) else "r" not in (mode or "r")
+    )
+    if writes or not isinstance(path, str | os.PathLike):
+        return
+    full = os.path.abspath(path)
+    made_here = any(full.startswith(str(sources.home() / folder)) for folder in MADE_HERE)
+    if (
+        not (made_here or full.startswith(SYSTEM) or full.endswith(NO_DATA))
+        and Path(full).is_file()
+    ):
+        for opened in _listening:
+            opened.add(full)

@@ -1,0 +1,23 @@
+"""Options that several verbs take, and what they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SuiteName = Annotated[
+    str, typer.Option("--suite", "-s", help="demo, cpu, paper, or the path of a suite's YAML file")
+]
+Results = Annotated[
+    Path | None,
+    typer.Option("--results", help="results folder; default: results/<suite> of the checkout"),
+]
+
+
+def folder_of(suite: str, results: Path | None) -> Path:
+    """Give the results folder of a suite: the one named, or its own in the checkout."""
+    from benchmarks import record
+
+    return results or record.folder(suite)

@@ -1,0 +1,341 @@
+"""The self-check: is the directional derivative of this model the one its gradient promises?
+
+For the direction v in use and the rows behind the fresh gradient g, the chain rule says
+
+    <dL_val/dz, J_z v> = <g, v>.
+
+The left side comes from the estimator of Pi, the right one from the backward pass: two ways through
+the model that agree only if both are right. What the equation cannot see (0 = 0) needs a second
+look, once: g against autograd on the model as it stands, and no trained tensor that no name reaches.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saflex.direction import Fresh, ValidationDirection
+from saflex.errors import CheckError, SaflexError
+from saflex.estimators import finite_difference, last_layer
+from saflex.forward import ModelView, logits_of
+from saflex.gradient import Tangent, gradient_of, validation_gradient
+from saflex.leaves import require_known_leaves
+from saflex.losses import mean_cross_entropy
+from saflex.passes import undisturbed
+from saflex.precision import DIFFERENCE, EXACT, lowest_precision, noting_precision
+from saflex.products import logit_derivatives
+from saflex.settings import CHOICES, require_choice
+from saflex.transpose import Combination, Gap, exact, random_combinations
+
+__all__ = ["CHECKS", "SelfCheck"]
+
+CHECKS = ("first", "always", "never")
+
+#: By how much of itself a finite difference may change when its step is halved.
+_HALVING = 0.1
+
+
+class SelfCheck:
+    """Runs the check when it is due, and is silent unless something is wrong.
+
+    Parameters
+    ----------
+    mode : "first", "always" or "never"
+        "first": at the first step, and again when the set of trained parameters, the optimiser or
+        the estimator changes. Costs two or three refinements once and waits for the device then.
+    """
+
+    def __init__(self, mode: str) -> None:
+        require_choice("check", mode, CHECKS)
+        self.mode = mode
+        self._passed: tuple[Any, ...] | None = None
+        self._precision: str | None = None
+        self._logits_passed = False
+
+    def __call__(
+        self, direction: ValidationDirection, x: Any = None, logits: Tensor | None = None
+    ) -> None:
+        """Check the last refresh of `direction`, and given logits of x, where that is due.
+
+        Raises
+        ------
+        CheckError
+            Saying which part is off, and which estimator would do.
+        """
+        if self.mode == "never":
+            return
+        fresh, direction.fresh = direction.fresh, None
+        again = self.mode == "always" or self._passed != direction.signature()
+        if fresh is not None and again:
+            self._check(direction, fresh)
+        reads_logits = direction.settings.estimator == "finite-difference"
+        if logits is not None and reads_logits and (again or not self._logits_passed):
+            _require_logits(direction, x, logits)
+            self._logits_passed = True
+
+    def _check(self, direction: ValidationDirection, fresh: Fresh) -> None:
+        view = ModelView(direction.model)
+        draws: list[Combination] = []
+        if self._precision is None:
+            self._precision, draws = _second_look(direction, view, fresh)
+        if direction.settings.estimator == "finite-difference":
+            _require_settled(direction, view, fresh, self._precision)
+        gap = _identity(direction, fresh, self._precision, draws)
+        if not gap.small:
+            raise CheckError(_diagnosis(direction, fresh, gap, self._precision, draws))
+        self._passed = direction.signature()
+
+
+def _require_logits(direction: ValidationDirection, x: Any, logits: Tensor) -> None:
+    """Check that given logits are those of the model as it is, in evaluation mode, on these inputs.
+
+    Raises
+    ------
+    CheckError
+        If a one-sided difference with them is another one than with the model's own.
+    """
+    view = ModelView(direction.model)
+    with undisturbed(view):
+        own = logits_of(view.model, x).detach()
+    given = logits.detach()
+    if given.shape == own.shape:
+        view, slopes = ModelView(direction.model), []
+        with undisturbed(view):
+            for z in (given.to(own.dtype), own):
+                slopes.append(
+                    finite_difference.derivative(
+                        view, x, direction.tangent, step=direction.fd_step, logits=z
+                    )[1].double()
+                )
+        size = torch.linalg.vector_norm(slopes[1])
+        if not torch.linalg.vector_norm(slopes[0] - slopes[1]) > _HALVING * size:
+            return
+    raise CheckError(
+        f"self-check: logits={tuple(given.shape)} {given.dtype} are not those of the model on these "
+        f"inputs (they differ by up to {_largest(given, own)}). Finite differences need them from "
+        "evaluation mode, at the current parameters, without autocast; or leave logits= out."
+    )
+
+
+def _largest(given: Tensor, own: Tensor) -> str:
+    if given.shape != own.shape:
+        return f"their shape, {tuple(own.shape)} being due"
+    return f"{(given.double() - own.double()).abs().max().item():.3g}"
+
+
+def _identity(
+    direction: ValidationDirection,
+    fresh: Fresh,
+    precision: str,
+    draws: Sequence[Combination] = (),
+    *,
+    names: set[str] | None = None,
+    estimator: str | None = None,
+) -> Gap:
+    """Both sides for v, or for its part in some parameters: of the validation loss, or where
+    that agrees of the random combination of logits that does not."""
+    s = direction.settings
+    estimator = estimator or s.estimator
+    v = {n: t for n, t in direction.tangent.items() if names is None or n in names}
+    z, dz = logit_derivatives(
+        direction.model,
+        fresh.x,
+        v,
+        estimator=estimator,
+        classifier=direction.classifier if estimator == "last-layer" else None,
+        fd_step=direction.fd_step,
+    )
+    leaf = z.detach().to(torch.promote_types(z.dtype, torch.float32)).requires_grad_()
+    with torch.enable_grad():
+        value = (direction.loss or mean_cross_entropy)(leaf, fresh.y)
+    (slope,) = torch.autograd.grad(value, leaf)
+    slope, dz = exact(slope), exact(dz)
+    products = [exact(fresh.gradient[n]) * exact(t) for n, t in v.items()]
+    size = sum(p.abs().sum().item() for p in products)
+    spread = (torch.linalg.vector_norm(slope) * torch.linalg.vector_norm(dz)).item()
+    tolerance = (DIFFERENCE if estimator == "finite-difference" else EXACT)[precision]
+    own = Gap(
+        of="the validation loss",
+        derivative=(slope * dz).sum().item(),
+        gradient=sum(p.sum().item() for p in products),
+        tolerance=tolerance.relative * size + tolerance.floor * spread,
+    )
+    gaps = [own, *(draw.gap(dz, v, tolerance) for draw in draws)]
+    return next((gap for gap in gaps if not gap.small), own)
+
+
+def _require_settled(
+    direction: ValidationDirection, view: ModelView, fresh: Fresh, precision: str
+) -> None:
+    with undisturbed(view):
+        found = finite_difference.settled_step(
+            view, fresh.x, direction.tangent, step=direction.fd_step
+        )
+    if not found.change > _HALVING:
+        return
+    given = direction.settings.fd_step
+    others = _working(direction, fresh, precision, (), besides="finite-difference")
+    mend = " or ".join([*(["fd_step=None, which searches for one"] if given else []), *others])
+    raise CheckError(
+        f"self-check: halving the step of the finite difference (fd_step={found.step:.1e}) changes "
+        f"the derivative by {found.change:.0%}: rounding or kinks decide it. Use "
+        f"{mend or 'float32 parameters and no autocast inside the forward'}."
+    )
+
+
+# The second look
+
+
+def _second_look(
+    direction: ValidationDirection, view: ModelView, fresh: Fresh
+) -> tuple[str, list[Combination]]:
+    """Compare g with autograd on the model as it stands.
+
+    Returns
+    -------
+    The pass's lowest precision, and the gradient of a random combination of its logits: a fault may
+    be orthogonal to the loss's gradient on these rows, hardly to that too.
+    """
+    targets = {name: view.trainable[name] for name in fresh.gradient}
+    written = {n: p for n, p in view.trainable.items() if view.writes(p)}
+    written = {n: view.detached(p).requires_grad_() for n, p in written.items()}
+    with undisturbed(view), _without_hooks(targets.values()), torch.enable_grad():
+        with (
+            view.substituted([view.trainable[n] for n in written], list(written.values())),
+            noting_precision(view) as seen,
+        ):
+            logits = logits_of(view.model, fresh.x)
+            value = (direction.loss or mean_cross_entropy)(logits, fresh.y)
+        require_known_leaves(view, logits, known=[*view.trainable.values(), *written.values()])
+        leaves = {n: written.get(n, p) for n, p in targets.items()}
+        ordinary = gradient_of(value, leaves, keep_graph=True)
+        draws = random_combinations(logits, leaves, count=1)
+    precision = lowest_precision(seen, view)
+    _require_same(fresh.gradient, ordinary, precision)
+    return precision, draws
+
+
+def _require_same(g: Tangent, ordinary: Tangent, precision: str) -> None:
+    gaps = {n: (exact(g[n]) - exact(ordinary[n])).norm().item() for n in g}
+    sizes = {n: exact(ordinary[n]).norm().item() for n in g}
+    whole = sum(size**2 for size in sizes.values()) ** 0.5
+    if not sum(gap**2 for gap in gaps.values()) ** 0.5 > EXACT[precision].relative * whole:
+        return
+    off = sorted(gaps, key=lambda n: -gaps[n])[:3]
+    listed = ", ".join(f"{n} ({g[n].norm().item():.3g} for {sizes[n]:.3g})" for n in off)
+    raise CheckError(
+        "self-check: the validation gradient is not that of the model as it stands; off most in "
+        f"{listed}. The forward reaches these parameters by another way than the module's own "
+        "attribute (a list, a cache such as parametrize.cached, a copy): use self.name in forward, "
+        "nn.ParameterList, or refine outside the cache."
+    )
+
+
+@contextmanager
+def _without_hooks(params: Any) -> Iterator[None]:
+    """Hooks on the loop's own parameters neither fire nor change what is compared."""
+    hooked = [(p, p._backward_hooks) for p in params if p._backward_hooks]
+    for p, _ in hooked:
+        p._backward_hooks = None
+    try:
+        yield
+    finally:
+        for p, hooks in hooked:
+            p._backward_hooks = hooks
+
+
+# What an error says
+
+
+def _diagnosis(
+    direction: ValidationDirection,
+    fresh: Fresh,
+    gap: Gap,
+    precision: str,
+    draws: Sequence[Combination],
+) -> str:
+    estimator = direction.settings.estimator
+    blocks = _blocks(list(direction.tangent))
+    off = [
+        block
+        for block, names in blocks.items()
+        if not _identity(direction, fresh, precision, draws, names=names).small
+    ]
+    others = _working(direction, fresh, precision, draws, besides=estimator)
+    mend = (
+        f"Use {' or '.join(others)}, which agrees here"
+        if others
+        else "No estimator agrees: look for torch.no_grad() in the forward (write .detach()), a "
+        "backward formula that is not the forward's, or rounding passed straight through"
+    )
+    return (
+        f"self-check: along the direction in use {gap.of} of {type(direction.model).__name__} "
+        f"changes by {gap.gradient:.6g} by its gradient and by {gap.derivative:.6g} by "
+        f"estimator={estimator!r} ({precision}); the part off is that of {', '.join(off) or 'all'}: "
+        f"a tangent is lost or made up between there and the logits. {mend}."
+    )
+
+
+def _blocks(names: list[str]) -> dict[str, set[str]]:
+    """Parameters by the module that owns them, at most a dozen groups."""
+    for depth in (3, 2, 1):
+        blocks: dict[str, set[str]] = {}
+        for name in names:
+            owner = ".".join(name.split(".")[:-1][:depth]) or name
+            blocks.setdefault(owner, set()).add(name)
+        if len(blocks) <= 12:
+            break
+    return blocks
+
+
+def _working(
+    direction: ValidationDirection,
+    fresh: Fresh,
+    precision: str,
+    draws: Sequence[Combination],
+    *,
+    besides: str,
+) -> list[str]:
+    """Other estimators that pass on the same rows, as settings."""
+    found = []
+    for estimator in CHOICES["estimator"]:
+        if estimator == besides:
+            continue
+        try:
+            if _passes(direction, fresh, precision, draws, estimator):
+                found.append(f"estimator={estimator!r}")
+        except (SaflexError, RuntimeError):
+            continue  # it says so itself where it is chosen
+    return found
+
+
+def _passes(
+    direction: ValidationDirection,
+    fresh: Fresh,
+    precision: str,
+    draws: Sequence[Combination],
+    estimator: str,
+) -> bool:
+    view = ModelView(direction.model)
+    other = ValidationDirection(
+        direction.model, direction.source, direction.settings.changed(), loss=direction.loss
+    )
+    if estimator == "last-layer":
+        other.classifier = last_layer.classifier_name(view.model, fresh.x)
+        g = last_layer.classifier_gradient(
+            view.model, fresh.x, fresh.y, classifier=other.classifier, loss=direction.loss
+        )
+    else:
+        g = validation_gradient(view.model, fresh.x, fresh.y, loss=direction.loss, check=False)
+    other.tangent = g
+    if estimator == "finite-difference":
+        with undisturbed(view):
+            settled = finite_difference.settled_step(view, fresh.x, g)
+        if settled.change > _HALVING:
+            return False
+        other.fd_step = settled.step
+    own = Fresh(fresh.x, fresh.y, g)
+    draws = [draw for draw in draws if g.keys() <= draw.gradient.keys()]
+    return _identity(other, own, precision, draws, estimator=estimator).small
