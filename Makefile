@@ -19,7 +19,7 @@ define where
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cpu cost test test-all test-system lint format clean
+.PHONY: help demo cpu cost test test-all test-system robustness lint format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -61,6 +61,9 @@ test-all: $(READY) ## the slow ones as well
 test-system: $(READY) ## real Slurm, PostgreSQL and Chromium, started and stopped again (root, Debian)
 	tests/system/install.sh
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "$(SYSTEM_TESTS)" $(PYTEST_OPTIONS)
+
+robustness: $(READY) ## docs/robustness.md: try every situation of tests/saflex/situations_*.py anew
+	$(ONE_THREAD) PYTHONPATH=. $(BIN)/python tests/saflex/situations.py
 
 lint: $(READY) ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check
