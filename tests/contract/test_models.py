@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from worlds import World, component, spec, worlds
+from worlds import World, component, for_models, spec
 
 from benchmarks.errors import DataError
 from benchmarks.train import Training
@@ -17,7 +17,7 @@ from benchmarks.train import Training
 def training(model) -> Training:
     """The model in the first world it works in; skipped where its weights are not at hand."""
     failures = []
-    for world in worlds().values():
+    for world in for_models():
         try:
             made = build(model, world)
             made.logits(world.data.test)
@@ -55,7 +55,7 @@ def test_in_eval_mode_a_row_s_logits_depend_on_the_row_alone(training):
 
 
 def test_initial_weights_follow_torch_s_seed_alone(training, model):
-    (world,) = [w for w in worlds().values() if w.data.name == training.data.name]
+    (world,) = [w for w in for_models() if w.data.name == training.data.name]
     np.random.seed(1)
     random.seed(1)
     again = build(model, world).model.state_dict()

@@ -50,6 +50,13 @@ def worlds() -> dict[str, World]:
     return dict(zip(KINDS, made, strict=True))
 
 
+@cache
+def for_models() -> list[World]:
+    """The same, and images large enough for networks that were pre-trained on photographs."""
+    large = replace(image_runs.stripes(rows=12, side=64), name="large-stripes")
+    return [*worlds().values(), World(large, component("resnet18"), component("none"))]
+
+
 def spec(world: World, **changed: Component) -> RunSpec:
     """A run of three epochs of three steps, with the given model, upstream or refiner."""
     parts = {"model": world.model, "upstream": world.upstream, "refiner": Component(name="uniform")}
