@@ -32,22 +32,24 @@ def at_partners_epoch(records: Iterable[Record]) -> list[Record]:
     """Give ``best_validation`` of rows that train on validation rows its partner's epoch.
 
     The values are read from the row's own curves. Where there is no partner, or no such point, nothing is
-    left in ``best_validation``. Records of other rows are given back as they are.
+    left in ``best_validation``. Records of other rows are given back as they are. In a table of fixed
+    sets (Table 3) `upstream` has the clean batch too and is the partner.
     """
     records = list(records)
-    chosen = {
-        (*_place(record.spec), record.spec.row, record.protocol): record.metrics.get(
-            "best_validation", {}
-        ).get("epoch")
-        for record in records
-        if record.status == "complete"
-    }
+    done = [record for record in records if record.status == "complete"]
+    by_row = {(*_place(record), record.spec.row): record for record in done}
+
+    def partner(record: Record) -> Record | None:
+        if found := by_row.get((*_place(record), partner_row(record.spec))):
+            return found
+        other = by_row.get((*_place(record), "upstream"))
+        return other if other and _equal_mixture(record, other) else None
 
     def shown(record: Record) -> Record:
         if record.status != "complete" or not trains_on_validation(record.spec):
             return record
-        partner = (*_place(record.spec), partner_row(record.spec), record.protocol)
-        metrics = {**record.metrics, "best_validation": _point(record, chosen.get(partner))}
+        best = found.metrics.get("best_validation", {}) if (found := partner(record)) else {}
+        metrics = {**record.metrics, "best_validation": _point(record, best.get("epoch"))}
         return record.model_copy(update={"metrics": metrics})
 
     return [shown(record) for record in records]
@@ -71,8 +73,10 @@ def notes(plan: Iterable[RunSpec]) -> list[str]:
 
     found = []
     if trained := rows(trains_on_validation):
-        partners = " and ".join(
-            sorted({partner_row(run) for run in plan if trains_on_validation(run)})
+        there = {(run.upstream, run.row) for run in plan}
+        named = {(run.upstream, partner_row(run)) for run in plan if trains_on_validation(run)}
+        partners = " or ".join(
+            sorted({row if (at, row) in there else "upstream" for at, row in named})
         )
         found.append(
             f"{trained}: trained on validation rows, so that an own best epoch would mean nothing. Best "
@@ -95,8 +99,14 @@ def _reads_validation(run: RunSpec) -> bool:
     return run.settings.refiner.name.startswith(READ_VALIDATION)
 
 
-def _place(spec: RunSpec) -> tuple:
-    return spec.table, spec.dataset, spec.backbone, spec.upstream, spec.seed
+def _place(record: Record) -> tuple:
+    spec = record.spec
+    return spec.table, spec.dataset, spec.backbone, spec.upstream, spec.seed, record.protocol
+
+
+def _equal_mixture(one: Record, other: Record) -> bool:
+    ours, theirs = one.spec.settings, other.spec.settings
+    return (ours.refiner, ours.clean_share) == (theirs.refiner, theirs.clean_share)
 
 
 def _point(record: Record, epoch: float | None) -> dict[str, float]:

@@ -91,6 +91,15 @@ def test_the_partner_of_a_row_without_upstream_is_none():
     assert shown.metrics["best_validation"]["epoch"] == 3.0
 
 
+@pytest.mark.parametrize(("share", "epoch"), [(0.5, 3.0), (0.0, None)])
+def test_upstream_is_the_partner_only_where_it_has_the_same_mixture(share, epoch):
+    row, upstream = pair(partner="upstream")
+    settings = upstream.spec.settings.model_copy(update={"clean_share": share})
+    spec = upstream.spec.model_copy(update={"settings": settings})
+    shown, _ = at_partners_epoch([row, chosen_at(upstream, 3.0).model_copy(update={"spec": spec})])
+    assert shown.metrics["best_validation"].get("epoch") == epoch
+
+
 def test_rows_that_trained_on_their_own_training_rows_keep_their_choice():
     untouched = [golden.make(s) for s in plan(golden.suite()) if s.row != "train+val"]
     assert at_partners_epoch(untouched) == untouched
