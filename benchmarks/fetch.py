@@ -67,12 +67,6 @@ def fetch(
     return paths
 
 
-def download_bytes(dataset: str) -> int | None:
-    """Bytes a data set has to download: 0 if at hand or shipped, None if its publisher is silent."""
-    sizes = [source.size for source in sources.lacking(dataset)]
-    return sum(sizes) if all(sizes) else None
-
-
 def _fetch_one(
     name: str, alternatives: tuple[Source, ...], *, complete: bool, console: Console
 ) -> Path:

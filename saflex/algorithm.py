@@ -418,9 +418,10 @@ class Saflex:
         scale: str | float | None,
     ) -> Tensor:
         s = self.settings
-        return soft_labels(
+        return self._chosen(
             score,
             upstream,
+            y_aug,
             beta=s.beta,
             tau=s.tau,
             gumbel=s.gumbel,
@@ -431,6 +432,9 @@ class Saflex:
             counted=counted,
             generator=self._generator(score.device) if s.gumbel else None,
         )
+
+    def _chosen(self, score: Tensor, upstream: Tensor, y_aug: Tensor, **settings: Any) -> Tensor:
+        return soft_labels(score, upstream, **settings)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if str(device) not in self._noise:

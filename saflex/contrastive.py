@@ -55,28 +55,8 @@ class ContrastiveSaflex(Saflex):
             )
         return _ImageTextLoss(), loss or _ImageTextLoss()
 
-    def _labels(
-        self,
-        score: Tensor,
-        upstream: Tensor,
-        counted: Tensor | None,
-        y_aug: Tensor,
-        probabilities: Tensor,
-        scale: str | float | None,
-    ) -> Tensor:
-        s = self.settings
-        return tied_labels(
-            score,
-            y_aug,
-            beta=s.beta,
-            tau=s.tau,
-            gumbel=s.gumbel,
-            prior=s.prior,
-            scale=scale,
-            eps=s.eps,
-            probabilities=probabilities,
-            generator=self._generator(score.device) if s.gumbel else None,
-        )
+    def _chosen(self, score: Tensor, upstream: Tensor, y_aug: Tensor, **settings: Any) -> Tensor:
+        return tied_labels(score, y_aug, **settings)
 
 
 class _ImageTextLoss(CrossEntropy):

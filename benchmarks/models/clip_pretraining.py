@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmarks import sources
 from benchmarks.data import Split
 from benchmarks.datasets.crops import DRAWS, crop_stored
+from benchmarks.record import replacing
 from benchmarks.seeds import derive
 from saflex import contrastive_cross_entropy
 
@@ -58,9 +59,8 @@ def pretrained(
     with FileLock(f"{path}.lock"):
         if not path.is_file():
             _train(model, split, data.normalize, epochs=epochs, seed=seed)
-            temporary = path.with_suffix(".tmp")
-            save_file(model.towers.state_dict(), temporary)
-            temporary.replace(path)
+            with replacing(path) as fresh:
+                save_file(model.towers.state_dict(), fresh)
     model.towers.load_state_dict(load_file(path))
     return model
 

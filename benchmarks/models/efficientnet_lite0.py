@@ -17,7 +17,6 @@ WEIGHTS = Source(
     checksum="sha256:579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     size=18_826_032,
 )
-WIDTH = 1280
 
 
 @register("efficientnet-lite0")

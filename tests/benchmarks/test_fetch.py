@@ -20,7 +20,7 @@ from fabricate import tabular as fabricate
 from benchmarks import sources
 from benchmarks.datasets import appetency, iwildcam_subset, qsar, volkert
 from benchmarks.errors import DataError, UnknownName
-from benchmarks.fetch import download, download_bytes, fetch
+from benchmarks.fetch import download, fetch
 from benchmarks.sources import Source
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -251,7 +251,7 @@ class TestFetch:
 
     def test_data_that_ships_with_a_package_needs_nothing(self):
         assert fetch(["digits"]) == []
-        assert download_bytes("digits") == 0
+        assert sources.lacking("digits") == []
 
     def test_a_partial_file_suffices_unless_the_complete_one_is_asked_for(
         self, server, tmp_path, monkeypatch
@@ -291,10 +291,10 @@ class TestFetch:
         assert len(server.requests) == before
 
     def test_bytes_to_download(self, fabricated, server):
-        assert download_bytes("qsar") == len(server.files["/qsar"])
+        assert [source.size for source in sources.lacking("qsar")] == [len(server.files["/qsar"])]
         fetch(["qsar"])
-        assert download_bytes("qsar") == 0
-        assert download_bytes("volkert") is None
+        assert sources.lacking("qsar") == []
+        assert [source.size for source in sources.lacking("volkert")] == [0]  # not stated
 
 
 class TestMissing:

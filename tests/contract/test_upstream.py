@@ -84,6 +84,17 @@ def test_the_same_generator_gives_the_same_batch_whatever_the_global_streams(ups
         assert same(*results)
 
 
+def test_a_batch_does_not_depend_on_how_many_came_before(upstream, takers):
+    """A resumed run builds it anew: what it remembers would be lost."""
+    for world in takers.values():
+        made = build(upstream, world)
+        x, y = world.data.train.x[:BATCH], world.data.train.y[:BATCH]
+        for epoch in (0, 1):
+            made.begin_epoch(epoch, 3)
+            made(x, y, torch.Generator().manual_seed(9 + epoch))
+        assert same(made(x, y, torch.Generator().manual_seed(0)), batch(upstream, world))
+
+
 def test_its_input_stays_as_it_was(upstream, takers):
     for world in takers.values():
         before = world.data.train.x.clone()
