@@ -82,7 +82,8 @@ class Training:
             for purpose in ("upstream", "validation", *self.task.streams)
         }
         self.refiner: Refiner = _build("refiners", settings.refiner, self._context())
-        self.ensemble = WeightEnsemble(self.model) if _ensembled(self.model) else None
+        ensembled = getattr(self.model, "ensemble", False)
+        self.ensemble = WeightEnsemble(self.model) if ensembled else None
         torch.manual_seed(self._seed("dropout"))
         self.epoch = self.step_in_epoch = self.steps = 0
         self.losses: list[Tensor] = []
@@ -268,6 +269,8 @@ class Training:
             same = {f"ensemble/{name}": value for name, value in self.last.items()}
             self.last, self.best = self.last | same, self.best | same
             return
+        if not self.best:  # the validation metric is undefined: nothing to choose a coefficient by
+            return
 
         def score() -> float:
             return self.measure("val")[f"val/{self.spec.metric}"]
@@ -390,10 +393,6 @@ def _rows(data: Data, train_on: str) -> Split:
 def _class_weights(data: Data) -> Tensor:
     y, classes = data.train.y, data.num_classes
     return len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).float())
-
-
-def _ensembled(model: nn.Module) -> bool:
-    return getattr(model, "ensemble", False)
 
 
 def _build(family: str, component: Any, subject: Any) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from image_text_runs import spec, squares
 
+from benchmarks.data import Split
 from benchmarks.models import ensembling
 from benchmarks.train import Training
 
@@ -82,6 +85,16 @@ def test_best_epoch_has_an_ensemble_of_its_own(run):
         "ood_test/macro_f1",
         "alpha",
     }
+
+
+def test_nothing_is_mixed_where_validation_defines_no_metric(data):
+    one = data.validation.y == 0
+    validation = Split(data.validation.x[one], data.validation.y[one])
+    run = spec(model={"ensemble": True}, epochs=1).model_copy(update={"metric": "auroc"})
+    training = Training(run, replace(data, validation=validation))
+    training.run()
+    assert training.best == {}
+    assert not any(name.startswith("ensemble/") for name in training.last)
 
 
 def test_zero_shot_is_its_own_ensemble(data):
