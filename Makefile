@@ -19,7 +19,7 @@ define where
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo cpu cost test test-all test-system robustness lint format clean
+.PHONY: help demo cpu cost test test-all test-system robustness field lint format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 14
@@ -64,6 +64,9 @@ test-system: $(READY) ## real Slurm, PostgreSQL and Chromium, started and stoppe
 
 robustness: $(READY) ## docs/robustness.md: try every situation of tests/saflex/situations_*.py anew
 	$(ONE_THREAD) PYTHONPATH=. $(BIN)/python tests/saflex/situations.py
+
+field: $(READY) ## docs/field.md from the tests of tests/field
+	$(BIN)/python tests/field/reports.py
 
 lint: $(READY) ## ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check
