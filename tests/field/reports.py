@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "field.md"
 HEAD = """# What the field throws at it
 
-{count} situations, {reported} of them from public reports of this field's tools, the others from bad input tried by hand.
+{count} situations: {reported} from public reports of this field's tools, the others bad input tried by hand.
 Each is a test (`tests/field`) that sees the outcome named here. `make field` writes the page anew.
 
 | reported at | tried | outcome |
