@@ -68,23 +68,23 @@ class Training:
         if spec.settings.train_on == "validation":
             data = data.validation_only()
         self.data, self.train = data, _rows(data, spec.settings.train_on)
-        torch.manual_seed(self._seed("init"))
+        torch.manual_seed(self.seed("init"))
         settings = spec.settings
-        self.model = _build("models", settings.model, data).to(self.device)
+        self.model = build("models", settings.model, data).to(self.device)
         if self.recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, self.recipe)
         task = getattr(self.model, "task", Classification)
         self.task: Classification = task(self.model, data, self._autocast)
-        self.upstream = _build("upstream", settings.upstream, data)
+        self.upstream = build("upstream", settings.upstream, data)
         self.generators = {
-            purpose: torch.Generator(self.device).manual_seed(self._seed(purpose))
+            purpose: torch.Generator(self.device).manual_seed(self.seed(purpose))
             for purpose in ("upstream", "validation", *self.task.streams)
         }
-        self.refiner: Refiner = _build("refiners", settings.refiner, self._context())
+        self.refiner: Refiner = build("refiners", settings.refiner, self._context())
         ensembled = getattr(self.model, "ensemble", False)
         self.ensemble = WeightEnsemble(self.model) if ensembled else None
-        torch.manual_seed(self._seed("dropout"))
+        torch.manual_seed(self.seed("dropout"))
         self.epoch = self.step_in_epoch = self.steps = 0
         self.losses: list[Tensor] = []
         self.curves: dict[str, list[float]] = defaultdict(list)
@@ -98,13 +98,13 @@ class Training:
         """Train to the last epoch; `after_step` may write a checkpoint or raise `Interrupted`."""
         if not self.refiner.trains and not self.last:
             self.epoch = self.recipe.epochs
-            self._evaluate()
+            self.evaluate()
         every = self.recipe.evaluate_every or math.ceil(self.recipe.epochs / 100)
         while self.epoch < self.recipe.epochs:
             self._run_epoch(after_step)
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
             if self.epoch % every == 0 or self.epoch == self.recipe.epochs:
-                self._evaluate()
+                self.evaluate()
         if self.ensemble:
             self._measure_ensemble()
 
@@ -113,13 +113,13 @@ class Training:
             self.refiner.begin_epoch(self.epoch)
         self.upstream.begin_epoch(self.epoch, self.recipe.epochs)
         self.model.train()
-        order = self._order()
+        order = self.order()
         for start in range(self.step_in_epoch, self.steps_per_epoch):
             size = self.recipe.batch_size
             self.step(order[start * size : (start + 1) * size])
             self.step_in_epoch += 1
             after_step(self)
-        self._check_losses()
+        self.check_losses()
 
     def step(self, index: Tensor) -> None:
         """One step on the training rows `index` (B,)."""
@@ -131,7 +131,7 @@ class Training:
             total=self.recipe.epochs * self.steps_per_epoch,
         )
         with self._timed("upstream"):
-            clean, augmented = self._inputs(index)
+            clean, augmented = self.inputs(index)
         with self._timed("refine"), self._autocast():
             refined = self.refiner(augmented)
         with self._timed("step"):
@@ -142,14 +142,14 @@ class Training:
         self.seen = augmented, refined
         self.losses.append(loss)
         if len(self.losses) >= LOSS_CHECK:
-            self._check_losses()
+            self.check_losses()
 
-    def _inputs(self, index: Tensor) -> tuple[Batch | None, Augmented]:
+    def inputs(self, index: Tensor) -> tuple[Batch | None, Augmented]:
         """First arrow of Eq. (1): the clean batch, where the loss has one, and the augmented one."""
         task, y = self.task, self.train.y[index]
         x = task.rows(self.train, index, self.generators)
         augmented = self.upstream(x, y, self.generators["upstream"])
-        place = {"index": index, "epoch": self.epoch, "seed": self._seed("templates")}
+        place = {"index": index, "epoch": self.epoch, "seed": self.seed("templates")}
         complete = task.complete(augmented.x, augmented.y, **place)
         augmented = replace(
             augmented, x=complete, index=index if augmented.index is None else augmented.index
@@ -178,7 +178,7 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to be bit-identical, readable with weights_only=True."""
-        self._check_losses()
+        self.check_losses()
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
             "key": self.spec.key,
@@ -247,7 +247,7 @@ class Training:
             ).items()
         }
 
-    def _evaluate(self) -> None:
+    def evaluate(self) -> None:
         with self._timed("evaluate"):
             self.last = measured = self.measure()
         primary = f"val/{self.spec.metric}"
@@ -282,7 +282,7 @@ class Training:
                 found = self.ensemble.measure(score, self.measure, of=self.ensemble.best)
             self.best = self.best | found
 
-    def _check_losses(self) -> None:
+    def check_losses(self) -> None:
         if not self.losses:
             return
         losses = torch.stack(self.losses).float().cpu()
@@ -296,7 +296,7 @@ class Training:
         self.epoch_loss = (total, count)
         self.losses = []
 
-    def _order(self) -> Tensor:
+    def order(self) -> Tensor:
         """Rows of this epoch, as many as the training split has, in order.
 
         Passes through the rows that are trained on follow each other, each in an order of its own; an
@@ -306,11 +306,11 @@ class Training:
         first, start = divmod(self.epoch * length, rows)
         passes = []
         for number in range(first, first + math.ceil((start + length) / rows)):
-            generator = torch.Generator().manual_seed(self._seed(f"order/{number}"))
+            generator = torch.Generator().manual_seed(self.seed(f"order/{number}"))
             passes.append(torch.randperm(rows, generator=generator))
         return torch.cat(passes)[start : start + length].to(self.device)
 
-    def _seed(self, purpose: str) -> int:
+    def seed(self, purpose: str) -> int:
         return derive(self.spec.dataset, self.spec.seed, purpose)
 
     def _context(self) -> Context:
@@ -320,7 +320,7 @@ class Training:
             data=self.data,
             task=self.task,
             validation=self._validation_batch,
-            seed=self._seed("refiner"),
+            seed=self.seed("refiner"),
             epochs=self.recipe.epochs,
             steps_per_epoch=self.steps_per_epoch,
             clean_share=self.spec.settings.clean_share,
@@ -395,7 +395,7 @@ def _class_weights(data: Data) -> Tensor:
     return len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).float())
 
 
-def _build(family: str, component: Any, subject: Any) -> Any:
+def build(family: str, component: Any, subject: Any) -> Any:
     """Build a registered thing; a setting that it does not know is named with its owner."""
     thing = registry.load(family, component.name)
     try:

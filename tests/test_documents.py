@@ -60,7 +60,7 @@ def test_the_loop_of_the_readme_trains_the_suites_row_saflex():
     def loader():
         for own.epoch in range(recipe.epochs):
             own.model.train()
-            for index in own._order().split(recipe.batch_size):
+            for index in own.order().split(recipe.batch_size):
                 raw.append(own.task.rows(own.train, index, own.generators))
                 yield own.data.normalize(raw[-1]), own.train.y[index]
 

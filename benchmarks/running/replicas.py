@@ -21,7 +21,7 @@ from benchmarks.refiners.saflex import SaflexRefiner
 from benchmarks.refiners.tasks import Classification
 from benchmarks.refiners.uniform import Uniform
 from benchmarks.running.stacked import Stack, StackedLog, StackedTask, signature, stack_refinement
-from benchmarks.train import NonFiniteLoss, Training, _build, build_optimizer
+from benchmarks.train import NonFiniteLoss, Training, build, build_optimizer
 from benchmarks.upstream import Augmented
 from saflex import Batch
 
@@ -51,7 +51,7 @@ class Replicas(Training):
         self.model = Stack([run.model for run in runs])
         self.optimizer = build_optimizer(self.model, self.recipe)
         self.task = StackedTask(self.model, self.data, self._autocast)
-        self.refiner: Refiner = _build("refiners", self.spec.settings.refiner, self._context())
+        self.refiner: Refiner = build("refiners", self.spec.settings.refiner, self._context())
         self.log: StackedLog | None = None
         if isinstance(self.refiner, SaflexRefiner):
             self.log = stack_refinement(self.refiner.refine, len(runs))
@@ -60,12 +60,12 @@ class Replicas(Training):
         self.epoch = self.step_in_epoch = self.steps = 0
         self.losses: list[Tensor] = []
         self.seconds = defaultdict(float)
-        torch.manual_seed(self._seed("dropout"))
+        torch.manual_seed(self.seed("dropout"))
 
-    def _inputs(self, index: Tensor) -> tuple[Batch | None, Augmented]:
+    def inputs(self, index: Tensor) -> tuple[Batch | None, Augmented]:
         """Stack what each run makes of its own training rows, index (B, R)."""
         cleans, parts = zip(
-            *(run._inputs(i) for run, i in zip(self.runs, index.unbind(1), strict=True)),
+            *(run.inputs(i) for run, i in zip(self.runs, index.unbind(1), strict=True)),
             strict=True,
         )
         augmented = Augmented(
@@ -76,14 +76,14 @@ class Replicas(Training):
             return None, augmented
         return Batch(*(torch.stack(part) for part in zip(*cleans, strict=True))), augmented
 
-    def _check_losses(self) -> None:
+    def check_losses(self) -> None:
         if not self.losses:
             return
         columns = torch.stack(self.losses).float().cpu().unbind(1)
         self.losses = []
         for replica, run in self._alive():
             run.steps, run.losses = self.steps, list(columns[replica].unbind())
-            self._guard(replica, run._check_losses)
+            self._guard(replica, run.check_losses)
         self._check_gradients()
 
     def _check_gradients(self) -> None:
@@ -94,12 +94,12 @@ class Replicas(Training):
         if len(self.failed) == len(self.runs):
             raise NonFiniteLoss("no replica is left")
 
-    def _evaluate(self) -> None:
+    def evaluate(self) -> None:
         each = [{}] * len(self.runs) if self.log is None else self.log.each(reset=True)
         with self._timed("evaluate"):
             for replica, run in self._alive():
                 run.epoch, run.steps, run.refiner.values = self.epoch, self.steps, each[replica]
-                self._guard(replica, run._evaluate)
+                self._guard(replica, run.evaluate)
         self._check_gradients()
 
     def _alive(self) -> list[tuple[int, Training]]:
@@ -114,11 +114,11 @@ class Replicas(Training):
     def _place(self, message: str) -> str:
         return f"{message} (after step {self.steps}, epoch {self.epoch + 1})"
 
-    def _order(self) -> Tensor:
+    def order(self) -> Tensor:
         for run in self.runs:
             run.epoch = self.epoch
             run.upstream.begin_epoch(self.epoch, self.recipe.epochs)
-        return torch.stack([run._order() for run in self.runs], 1)
+        return torch.stack([run.order() for run in self.runs], 1)
 
     def _context(self) -> Context:
         own = [run.refiner.context for run in self.runs]
@@ -145,7 +145,7 @@ class Replicas(Training):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that resumed replicas need; the runs' models are the stack's parameters."""
-        self._check_losses()
+        self.check_losses()
         state = {
             "keys": [run.spec.key for run in self.runs],
             "runs": [run.state_dict() for run in self.runs],
@@ -204,7 +204,7 @@ def together(group: list[Training]) -> Training:
     """Give the one training of a group: a stack, or the run itself where there is but one."""
     if len(group) > 1:
         return Replicas(group)
-    torch.manual_seed(group[0]._seed("dropout"))  # others may have been built since
+    torch.manual_seed(group[0].seed("dropout"))  # others may have been built since
     return group[0]
 
 

@@ -139,7 +139,7 @@ def test_embedding_tables_of_different_length_are_stacked(model):
 
     expected = []
     for run in runs():
-        torch.manual_seed(run._seed("dropout"))
+        torch.manual_seed(run.seed("dropout"))
         run.run()
         expected.append(run.last["test/nll"])
     (group,) = replicas.stacks(runs())

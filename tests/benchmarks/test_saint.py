@@ -246,7 +246,7 @@ def test_real_columns(name, kind):
         assert 0.001 < data.train.y.float().mean() < 0.002
     run = with_model(spec(refiner="saflex", dataset=name, metric="auroc", batch_size=64), kind)
     training = Training(run, data)
-    order = training._order()
+    order = training.order()
     for start in (0, 64):
         training.step(order[start : start + 64])
     training.model.eval()

@@ -30,7 +30,7 @@ from benchmarks.spec import RunSpec
 spec = RunSpec.model_validate_json({spec.model_dump_json()!r})
 data = registry.load("datasets", spec.settings.dataset.name)(spec.settings.dataset.name, seed=0)
 training = Training(spec, data)
-training.step(training._order()[:32])
+training.step(training.order()[:32])
 print(json.dumps([m for m in sys.modules if m.split(".")[0] in ("benchmarks", "saflex")]))
 """
     answer = subprocess.run(

@@ -74,7 +74,7 @@ def test_methods_of_one_seed_share_weights_order_and_augmented_samples():
 def test_another_seed_gives_other_weights_and_order():
     one, other = Training(spec(seed=0), blobs()), Training(spec(seed=1), blobs())
     assert not torch.equal(parameters(one), parameters(other))
-    assert not torch.equal(one._order(), other._order())
+    assert not torch.equal(one.order(), other.order())
 
 
 @pytest.mark.parametrize("refiner", REFINERS)
@@ -186,8 +186,8 @@ def test_other_rows_are_gone_through_in_whole_passes(train_on, rows):
     training = Training(spec(train_on=train_on), blobs())
     stream = []
     for training.epoch in range(3):
-        stream += training._order().tolist()
-        assert stream[-120:] == training._order().tolist()
+        stream += training.order().tolist()
+        assert stream[-120:] == training.order().tolist()
     for start in range(0, 360 - rows + 1, rows):
         assert sorted(stream[start : start + rows]) == list(range(rows))
     assert stream[:60] != stream[rows : rows + 60]
@@ -228,7 +228,7 @@ def test_weighted_mixture_is_one_weighted_cross_entropy_over_both_halves():
     data = blobs()
     training = Training(spec(class_weights=True, upstream="none", clean_share=0.5), data)
     index = torch.arange(32)
-    clean, augmented = training._inputs(index)
+    clean, augmented = training.inputs(index)
     refined = training.refiner(augmented)
     training.model.eval()
     loss = training.task.backward(training.refiner, clean, augmented.y, refined)

@@ -53,7 +53,7 @@ def test_some_kind_of_run_takes_it(refiner):
 
 def test_it_draws_from_no_global_stream(run, world):
     index = torch.arange(16)
-    _, augmented = run._inputs(index)
+    _, augmented = run.inputs(index)
     with global_streams_untouched():
         run.refiner.begin_epoch(1)
         run.refiner(augmented)
@@ -61,7 +61,7 @@ def test_it_draws_from_no_global_stream(run, world):
 
 
 def test_labels_are_distributions_and_weights_a_share_of_the_batch(run):
-    _, augmented = run._inputs(torch.arange(16))
+    _, augmented = run.inputs(torch.arange(16))
     batch = run.refiner(augmented)
     assert batch.y.shape[0] == batch.w.shape[0] == 16
     assert (batch.y >= 0).all()
