@@ -2,7 +2,7 @@
 
 clean batch -> upstream -> refiner -> one loss -> optimiser. Every method of every table runs through
 `Training.step`; they differ in the refiner alone, and what is trained in the task
-(`benchmarks.refiners.tasks`).
+(`benchmarks.tasks`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from benchmarks.data import Data, Split
 from benchmarks.errors import BenchmarkError
 from benchmarks.models.ensembling import WeightEnsemble
 from benchmarks.refiners import Context, Refiner
-from benchmarks.refiners.tasks import Classification
 from benchmarks.seeds import derive
 from benchmarks.spec import Recipe, RunSpec
+from benchmarks.tasks import Classification
 from benchmarks.upstream import Augmented
 from saflex import Batch, SaflexError
 

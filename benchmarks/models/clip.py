@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import open_clip
 import torch
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from benchmarks import sources
-from benchmarks.datasets.image_text import ImageTextData
 from benchmarks.errors import BenchmarkError, DataError
 from benchmarks.models import clip_pretraining
-from benchmarks.refiners.image_text import ImageText
 from benchmarks.registry import register
+from benchmarks.tasks.image_text import ImageText
 from saflex import ImageTextLogits
+
+if TYPE_CHECKING:
+    from benchmarks.datasets.image_text import ImageTextData
 
 # For `benchmarks.forecast.cost`, which reads it without importing this module.
 ESTIMATORS = {"clip-vit-b16": "clip"}
@@ -220,7 +222,7 @@ def local_weights(architecture: str, weights: str) -> Path | None:
 
 def require_captions(data: ImageTextData, model: str) -> None:
     """Refuse data without captions."""
-    if not isinstance(data, ImageTextData):
+    if not hasattr(data, "captions"):
         raise BenchmarkError(
             f"{model} is fine-tuned on images with captions, and {data.name} has none: use "
             "iwildcam-wilds or captioned-bloodmnist"

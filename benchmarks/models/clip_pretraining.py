@@ -17,8 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import sources
-from benchmarks.data import Split
-from benchmarks.datasets.crops import DRAWS, crop_stored
 from benchmarks.record import replacing
 from benchmarks.seeds import derive
 from saflex import contrastive_cross_entropy
@@ -47,7 +45,7 @@ def pretrained(
     build : makes the model with random weights, over the pre-training captions.
     config : decides the model, for the name of the file.
     """
-    split, seed = data.pretraining.split, derive(data.name, 0, "pretraining")
+    seed = derive(data.name, 0, "pretraining")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()
@@ -58,7 +56,7 @@ def pretrained(
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.is_file():
-            _train(model, split, data.normalize, epochs=epochs, seed=seed)
+            _train(model, data, epochs=epochs, seed=seed)
             with replacing(path) as fresh:
                 save_file(model.towers.state_dict(), fresh)
     model.towers.load_state_dict(load_file(path))
@@ -72,10 +70,9 @@ def jittered(x: Tensor, generator: torch.Generator) -> Tensor:
     return (x * factor).round().clamp(0, 255).to(torch.uint8)
 
 
-def _train(
-    model: Clip, split: Split, prepare: Callable[[Tensor], Tensor], *, epochs: int, seed: int
-) -> None:
+def _train(model: Clip, data: ImageTextData, *, epochs: int, seed: int) -> None:
     """Train on host memory and processor: minutes, whatever device the run is for."""
+    split = data.pretraining.split
     generator = torch.Generator().manual_seed(seed)
     images, classes = split.x.cpu(), split.y.cpu()
     templates = model.tokens.shape[1]
@@ -89,10 +86,9 @@ def _train(
     for _ in range(epochs):
         order = torch.randperm(len(split), generator=generator)
         for index in order.split(size)[: len(split) // size]:
-            draws = torch.rand((len(index), *DRAWS), generator=generator)
-            x = jittered(crop_stored(images, index, draws), generator)
+            x = jittered(data.training_images(images, index, generator), generator)
             template = torch.randint(templates, (len(index),), generator=generator)
-            logits = model((prepare(x), model.captions(classes[index], template)))
+            logits = model((data.normalize(x), model.captions(classes[index], template)))
             loss = contrastive_cross_entropy(logits, torch.eye(len(index))) / 2
             optimizer.zero_grad()
             loss.backward()

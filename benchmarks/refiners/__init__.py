@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
-from benchmarks.refiners.tasks import Classification
+from benchmarks.tasks import Classification
 from benchmarks.upstream import Augmented
 from saflex import Batch, soft_cross_entropy
 
@@ -27,7 +27,7 @@ class Context:
 
     Attributes
     ----------
-    task : books batches and makes the backward pass, see `benchmarks.refiners.tasks`.
+    task : books batches and makes the backward pass, see `benchmarks.tasks`.
     validation : draws a fresh validation batch (x, y), normalised, without touching other streams.
     seed : of the refiner's own random stream.
     epochs, steps_per_epoch : length of the run, for warm-ups.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.refiners import Context, Refiner
-from benchmarks.refiners.image_text import require_towers
 from benchmarks.registry import register
+from benchmarks.tasks.image_text import require_towers
 
 TIES = ("negatives", "share")
 

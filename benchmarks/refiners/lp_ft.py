@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from benchmarks.refiners import Context, Refiner
-from benchmarks.refiners.image_text import require_towers
 from benchmarks.registry import register
+from benchmarks.tasks.image_text import require_towers
 
 # A class without training rows gets this much less than the lowest fitted intercept.
 ABSENT_MARGIN = 10.0

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from benchmarks.errors import BenchmarkError
 from benchmarks.refiners import Context, Refiner
 from benchmarks.refiners.saflex import SaflexRefiner
-from benchmarks.refiners.tasks import Classification
 from benchmarks.refiners.uniform import Uniform
 from benchmarks.running.stacked import Stack, StackedLog, StackedTask, signature, stack_refinement
+from benchmarks.tasks import Classification
 from benchmarks.train import NonFiniteLoss, Training, build, build_optimizer
 from benchmarks.upstream import Augmented
 from saflex import Batch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from benchmarks.refiners.tasks import Classification
+from benchmarks.tasks import Classification
 from saflex import Saflex
 from saflex.direction import ValidationDirection
 from saflex.gradient import Tangent

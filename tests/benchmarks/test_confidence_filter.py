@@ -10,7 +10,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.models.tabular import build_mlp
 from benchmarks.refiners import Context
 from benchmarks.refiners.confidence_filter import ConfidenceFilter
-from benchmarks.refiners.tasks import Classification
+from benchmarks.tasks import Classification
 from benchmarks.upstream import Augmented
 
 

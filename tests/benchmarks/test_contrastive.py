@@ -14,9 +14,9 @@ from benchmarks import suite
 from benchmarks.data import Data
 from benchmarks.datasets.image_text import measure
 from benchmarks.errors import BenchmarkError
-from benchmarks.refiners.image_text import ImageText
-from benchmarks.refiners.tasks import Classification
 from benchmarks.running import execute
+from benchmarks.tasks import Classification
+from benchmarks.tasks.image_text import ImageText
 from benchmarks.train import Training
 from saflex import ContrastiveSaflex, gradient_products, validation_gradient
 from saflex.contrastive import caption_rows, contrastive_cross_entropy

@@ -168,7 +168,7 @@ def test_pretrained_network_learns_in_a_few_steps_of_fine_tuning(tmp_path, monke
     from benchmarks.datasets.image_files import decoded
     from benchmarks.refiners import Context
     from benchmarks.refiners.saflex import Recommended
-    from benchmarks.refiners.tasks import Classification
+    from benchmarks.tasks import Classification
     from benchmarks.upstream import Augmented
 
     listed = cub.index().splits["train"]

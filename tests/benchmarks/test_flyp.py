@@ -11,9 +11,10 @@ from open_clip.loss import ClipLoss
 from torch import nn
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.refiners import Context, gradient_cache
+from benchmarks.refiners import Context
 from benchmarks.refiners.flyp import Flyp
-from benchmarks.refiners.image_text import ImageText
+from benchmarks.tasks import gradient_cache
+from benchmarks.tasks.image_text import ImageText
 from benchmarks.train import Training
 from benchmarks.upstream import Augmented
 from saflex.contrastive import caption_rows

@@ -8,7 +8,7 @@ import torch
 from benchmarks.models.tabular import build_mlp
 from benchmarks.refiners import Context
 from benchmarks.refiners.saflex import Recommended, Remembering
-from benchmarks.refiners.tasks import Classification
+from benchmarks.tasks import Classification
 from benchmarks.upstream import Augmented
 
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from benchmarks.data import Split
 from benchmarks.errors import BenchmarkError
-from benchmarks.refiners.tasks import class_weighted
 from benchmarks.spec import Recipe
+from benchmarks.tasks import class_weighted
 from benchmarks.train import Interrupted, NonFiniteLoss, Training, set_learning_rate
 from saflex import Batch, soft_cross_entropy
 

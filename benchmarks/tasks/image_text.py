@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from benchmarks.data import Split
-from benchmarks.datasets.image_text import ImageTextData
 from benchmarks.errors import BenchmarkError
-from benchmarks.refiners import gradient_cache
-from benchmarks.refiners.tasks import Classification, Streams
+from benchmarks.tasks import Classification, Streams, gradient_cache
 from saflex import Batch, contrastive_cross_entropy, soft_cross_entropy
 from saflex.contrastive import caption_rows
 
 if TYPE_CHECKING:
+    from benchmarks.datasets.image_text import ImageTextData
     from benchmarks.models.clip import Clip
     from benchmarks.refiners import Refiner
 
