@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.record import atomic_write, load_all
 from benchmarks.suite import Suite, load, plan
-from benchmarks.tables import claims, html, latex, long, markdown, times
+from benchmarks.tables import cards, claims, html, latex, long, markdown, times
 from benchmarks.tables.cells import SELECTIONS, Table
 from benchmarks.tables.collect import collect
 from benchmarks.tables.efficiency import measure
@@ -30,12 +30,13 @@ def tables(suite: Suite | str, results: Path) -> list[Table]:
     Parameters
     ----------
     suite : a suite, its name or the path of its file.
-    results : the suite's results folder, which holds ``records/`` and may hold ``times/``.
+    results : the suite's results folder, which holds ``records/`` and may hold ``times/`` and ``cards/``.
     """
     suite = suite if isinstance(suite, Suite) else load(suite)
     results, runs = Path(results), plan(suite)
     found = shown(load_all(results), "reading records", total=len(runs))
-    return collect(suite, runs, found, times.load_all(results))
+    told = {run.dataset: cards.notes(results, run.dataset) for run in runs}
+    return collect(suite, runs, found, times.load_all(results), told)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Table:
     metric_of : primary metric of each data set.
     cells : one for each column, row, metric and selection, in that nesting.
     runs : the complete records behind the cells, by row and data set, by seed.
-    dataset_notes : what a reader must know of a data set, from its records.
+    dataset_notes : what a reader must know of a data set, from its card and its records.
     notes : what a reader must know of the whole table.
     protocol : of the records behind it; of today's where there is none.
     untimed : why the times of the runs are no measurement, empty if they are one.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from benchmarks.paper import Published, names, paper_row, published
 from benchmarks.record import PROTOCOL, Record
@@ -20,13 +21,18 @@ DEFAULT_REASON = "not part of this suite"
 
 
 def collect(
-    suite: Suite, plan: list[RunSpec], records: Iterable[Record], times: Iterable[Times] = ()
+    suite: Suite,
+    plan: list[RunSpec],
+    records: Iterable[Record],
+    times: Iterable[Times] = (),
+    cards: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> list[Table]:
     """Build every table of a suite.
 
     A record counts when its key is that of a planned run and no other of its cell is nearer to the
     present source and data (`benchmarks.running.current.choose`); a note under the table counts those left
-    out. Times count by the key alone, row by row.
+    out. Times count by the key alone, row by row. `cards` are lines to say of a data set besides what its
+    records say.
     """
     planned = {spec.key for spec in plan}
     chosen = current.choose(records, plan)
@@ -44,6 +50,7 @@ def collect(
             variants.recorded(selection.at_partners_epoch(used[identifier])),
             _notes_on_records(chosen, identifier),
             [one.of(planned) for one in timed[identifier]],
+            cards,
         ).table()
         for identifier, spec in suite.tables.items()
     ]
@@ -60,8 +67,9 @@ class _Builder:
         records: list[Record],
         on_records: list[str],
         times: list[Times],
+        cards: Mapping[str, tuple[str, ...]],
     ):
-        self.id, self.spec, self.on_records = identifier, spec, on_records
+        self.id, self.spec, self.on_records, self.cards = identifier, spec, on_records, cards
         self.times = [one for one in times if one.seconds]
         self.protocol = max((record.protocol for record in records), default=PROTOCOL)
         self.paper = [cell for cell in published() if cell.table == identifier]
@@ -277,7 +285,8 @@ class _Builder:
         notes: dict[str, dict[str, None]] = {}
         for (_, dataset), runs in self.complete.items():
             for record in runs.values():
-                notes.setdefault(dataset, {}).update(dict.fromkeys(record.data.get("notes", [])))
+                own = notes.setdefault(dataset, dict.fromkeys(self.cards.get(dataset, ())))
+                own.update(dict.fromkeys(record.data.get("notes", [])))
         return {dataset: tuple(lines) for dataset, lines in sorted(notes.items()) if lines}
 
 

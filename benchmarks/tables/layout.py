@@ -223,7 +223,8 @@ def _heading(table: Table, column: Column, primary: bool) -> str:
 
 
 def _dataset_footnotes(table: Table, column: Column) -> list[str]:
-    return [f"{column.dataset}: {note}" for note in table.dataset_notes.get(column.dataset, ())]
+    notes = [note.removesuffix(".") for note in table.dataset_notes.get(column.dataset, ())]
+    return [f"{column.dataset}: {'. '.join(notes)}."] if notes else []
 
 
 def _legend(table: Table) -> list[str]:

@@ -15,7 +15,8 @@ from benchmarks import registry
 from benchmarks.data import Data, Split
 from benchmarks.errors import BenchmarkError
 from benchmarks.spec import Component
-from benchmarks.studies import cards
+from benchmarks.studies import cards as counting
+from benchmarks.tables import cards
 
 
 @pytest.fixture
@@ -33,13 +34,13 @@ def column(split: Split, place: int) -> list[int]:
 
 class TestCounts:
     def test_rows_and_classes(self, click):
-        card = cards.describe(Component(name="click"))
+        card = counting.describe(Component(name="click"))
         assert card["rows"] == {"train": 156, "validation": 36, "test": 48}
         assert card["classes"]["1"]["test"] == int(click.test.y.sum())
         assert sum(count["train"] for count in card["classes"].values()) == 156
 
     def test_levels_that_no_or_one_training_row_holds_row_by_row(self, click):
-        card = cards.describe(Component(name="click"))
+        card = counting.describe(Component(name="click"))
         places = [place for place, levels in enumerate(click.categories) if levels]
         train = {place: column(click.train, place) for place in places}
         for wanted, found in ((0, card["unseen"]), (1, card["seen_once"])):
@@ -56,7 +57,7 @@ class TestCounts:
         test[:20] = train[40:60]
         test[0, 2], train[40, 2] = -0.0, 0.0
         assert test[:20].isnan().any()
-        found = cards._repeats(data, {"test": data.test})
+        found = counting._repeats(data, {"test": data.test})
         rows = [
             any(torch.equal(row.nan_to_num(9), other.nan_to_num(9)) for other in train)
             for row in test
@@ -67,14 +68,14 @@ class TestCounts:
         x = torch.arange(5 * 3 * 4, dtype=torch.uint8).view(5, 3, 2, 2)
         parts = {"train": Split(x[:3], torch.zeros(3)), "test": Split(x[2:], torch.zeros(3))}
         data = replace(blobs(), kind="image", categories=(), **parts)
-        assert cards._repeats(data, {"test": data.test})["test"] == pytest.approx(1 / 3)
+        assert counting._repeats(data, {"test": data.test})["test"] == pytest.approx(1 / 3)
 
     def test_missing_values_are_those_of_the_published_rows(self, monkeypatch, click, tmp_path):
         fabricate.install(monkeypatch, tmp_path / "data", "appetency")
-        card = cards.describe(Component(name="appetency"))
+        card = counting.describe(Component(name="appetency"))
         assert card["missing"]["columns"] == 1
         assert card["missing"]["cells"] == pytest.approx(0.3 / 5, abs=0.02)
-        assert cards.describe(Component(name="click"))["missing"] == {"cells": 0, "columns": 0}
+        assert counting.describe(Component(name="click"))["missing"] == {"cells": 0, "columns": 0}
 
 
 class TestFiles:
@@ -83,8 +84,8 @@ class TestFiles:
         settings = few.settings.model_copy(
             update={"dataset": Component(name="click", settings={"limit": 60})}
         )
-        planned = cards.forms([full, full, few.model_copy(update={"settings": settings})])
-        written = cards.make(planned, tmp_path)
+        planned = counting.forms([full, full, few.model_copy(update={"settings": settings})])
+        written = counting.make(planned, tmp_path)
         assert [path.name for path in written] == ["click.json", "cards.md"]
         card = cards.read(tmp_path, "click")
         assert [form["rows"]["train"] for form in card["forms"]] == [156, 60]
@@ -100,15 +101,15 @@ class TestFiles:
 
     def test_a_second_call_writes_the_same(self, click, tmp_path):
         wanted = {"click": [Component(name="click")]}
-        first = [path.read_bytes() for path in cards.make(wanted, tmp_path)]
-        assert [path.read_bytes() for path in cards.make(wanted, tmp_path)] == first
+        first = [path.read_bytes() for path in counting.make(wanted, tmp_path)]
+        assert [path.read_bytes() for path in counting.make(wanted, tmp_path)] == first
 
     def test_a_set_that_is_not_at_hand_is_named_after_the_others_were_counted(
         self, click, tmp_path
     ):
         wanted = {name: [Component(name=name)] for name in ("qsar", "click")}
         with pytest.raises(BenchmarkError, match=r"^qsar: QSAR biodegradation is not at hand"):
-            cards.make(wanted, tmp_path)
+            counting.make(wanted, tmp_path)
         assert cards.read(tmp_path, "click")
         assert cards.read(tmp_path, "qsar") is None
         assert cards.notes(tmp_path, "qsar") == ()
@@ -136,7 +137,7 @@ def test_cards_are_read_without_torch_or_pandas(tmp_path):
     import sys
 
     script = (
-        "import sys; from pathlib import Path; from benchmarks.studies import cards;"
+        "import sys; from pathlib import Path; from benchmarks.tables import cards;"
         "cards.notes(Path(sys.argv[1]), 'click'); print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run(
