@@ -3,8 +3,8 @@
 Searched are a suite's rows with ``tuned: true``. What a row's name says stays as it is: in
 `saflex-printed` and `saflex-derived` the sign of Pi (printed, descent: both are tried, by two rows), the
 Gumbel noise, the label ``softmax((Pi + beta e + G) / tau)`` without scale, and Algorithm 1's weights; in
-`upstream` and `clean+aug` everything but the learning rate, so that their whole space is three
-settings. A refined row trains on the validation rows' gradient, so the metric flatters it: the search
+`upstream` and `clean+aug` everything but the learning rate and the weight decay, whose values are so many
+that each row has as many trials as the published form. A refined row trains on the validation rows' gradient, so the metric flatters it: the search
 leans to its side. Imports no torch.
 """
 
@@ -40,8 +40,12 @@ PUBLISHED = {
     "clean_share": (0.0, 0.5),
     **LEARNING_RATE,
 }
-SPACES = {"saflex-printed": PUBLISHED, "saflex-derived": PUBLISHED, "uniform": LEARNING_RATE}
-OF_THE_RUN = ("clean_share", "lr_factor")  # the others are settings of the refiner
+# Ten, so that the baselines' space holds thirty settings too: the same budget for every row.
+WEIGHT_DECAY = {"weight_decay": (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)}
+BASELINE = {**LEARNING_RATE, **WEIGHT_DECAY}
+SPACES = {"saflex-printed": PUBLISHED, "saflex-derived": PUBLISHED, "uniform": BASELINE}
+OF_THE_RUN = ("clean_share", "lr_factor")
+OF_THE_RECIPE = ("weight_decay",)  # all others are settings of the refiner
 
 
 class Trial(Frozen):
@@ -118,9 +122,10 @@ def draws(run: RunSpec, trials: int) -> list[dict[str, Any]]:
 def as_override(run: RunSpec, drawn: dict[str, Any], *, reduced: str = "") -> Override:
     """Write drawn settings as an override of the row's cell."""
     cell = {field: [getattr(run, field)] for field in ("dataset", "backbone", "upstream", "row")}
-    refiner = {name: value for name, value in drawn.items() if name not in OF_THE_RUN}
     own = {name: drawn[name] for name in OF_THE_RUN if name in drawn}
-    return Override(match=cell, refiner=refiner, reduced=reduced, **own)
+    recipe = {name: drawn[name] for name in OF_THE_RECIPE if name in drawn}
+    refiner = {name: value for name, value in drawn.items() if name not in {**own, **recipe}}
+    return Override(match=cell, refiner=refiner, recipe=recipe, reduced=reduced, **own)
 
 
 def trial_run(suite: Suite, run: RunSpec, drawn: dict[str, Any], *, epochs: int) -> RunSpec:

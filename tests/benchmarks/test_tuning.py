@@ -65,9 +65,14 @@ def test_both_published_rows_draw_the_same_settings_in_their_own_sign(suite):
     assert set(grid[0]) == {"beta", "tau", "validation_batch", "output", "clean_share", "lr_factor"}
 
 
-def test_upstream_has_three_settings_however_many_trials(suite):
+def test_the_baseline_has_as_many_trials_as_the_published_form(suite):
     found = draws(run_of(suite, "upstream-tuned"), 30)
-    assert [drawn["lr_factor"] for drawn in found] == [0.3, 1.0, 3.0]
+    assert len({str(drawn) for drawn in found}) == 30
+    assert {drawn["lr_factor"] for drawn in found} == {0.3, 1.0, 3.0}
+    run = run_of(suite, "upstream-tuned")
+    trial = tuning.trial_run(suite, run, found[-1], epochs=1)
+    assert trial.settings.recipe.weight_decay == found[-1]["weight_decay"]
+    assert trial.settings.refiner.settings == {}
 
 
 def test_a_trial_is_the_row_on_a_seed_of_its_own(suite):
