@@ -4,8 +4,8 @@ Searched are a suite's rows with ``tuned: true``. What a row's name says stays a
 `saflex-printed` and `saflex-derived` the sign of Pi (printed, descent: both are tried, by two rows), the
 Gumbel noise, the label ``softmax((Pi + beta e + G) / tau)`` without scale, and Algorithm 1's weights; in
 `upstream` and `clean+aug` everything but the learning rate and the weight decay, whose values are so many
-that each row has as many trials as the published form. A refined row trains on the validation rows' gradient, so the metric flatters it: the search
-leans to its side. Imports no torch.
+that each row has as many trials as the published form. A refined row trains on the validation rows'
+gradient, so the metric flatters it: the search leans to its side. Imports no torch.
 """
 
 from __future__ import annotations
