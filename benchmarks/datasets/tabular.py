@@ -212,7 +212,8 @@ def read_arff(path: Path) -> tuple[pd.DataFrame, list[str]]:
                     column.append(value if value is None else shared.setdefault(value, value))
     except Exception as error:  # the parser raises whatever a line makes it stumble over
         reason = _misfit(content["attributes"], lines.last) if content else ""
-        reason = reason or f"{LINE_OF_PARSER.sub('', str(error))[:40]} ({lines.last.strip()[:60]!r})"
+        said = LINE_OF_PARSER.sub("", str(error))[:40]
+        reason = reason or f"{said} ({lines.last.strip()[:60]!r})"
         raise DataError(
             f"{path} is not an ARFF file as OpenML writes it, line {lines.number}: {reason}"
         ) from error

@@ -33,7 +33,7 @@ CHANGED = "changed since it was loaded"
 CHUNK = 1024  # rows hashed at a time; a lazy set is never in memory whole
 NO_DATA = (".py", ".pyc", ".so", ".pth")
 SYSTEM = ("/proc/", "/sys/", "/dev/")
-MADE_HERE = ("verified", "loaded", "prepared")
+MADE_HERE = ("verified", "trusted", "loaded", "prepared")
 
 
 def data_hash(spec: RunSpec) -> dict[str, str]:
