@@ -69,7 +69,7 @@ class Located:
     @property
     def verified(self) -> bool:
         """Whether the checksum is one that is known of the published file."""
-        return bool(self.source.accepted or stated(self.path))
+        return bool(known(self.source, self.path))
 
     @property
     def standing(self) -> str:
@@ -156,7 +156,7 @@ def verify(source: Source, path: Path) -> str:
 
     Of a file without a known checksum its beginning is looked at (`foreign`).
     """
-    accepted = source.accepted or stated(path)
+    accepted = known(source, path)
     algorithm = accepted[0].partition(":")[0] if accepted else "md5"
     found, kind = checksum(path, algorithm), foreign(path)
     if accepted and found not in accepted:
@@ -206,10 +206,17 @@ def index_file(path: Path) -> Path:
     return path
 
 
-def stated(path: Path) -> tuple[str, ...]:
-    """Read the checksum that was kept beside a fetched file, if there is one."""
-    beside = path.with_name(path.name + ".checksum")
-    return (beside.read_text(encoding="utf-8").strip(),) if beside.is_file() else ()
+def known(source: Source, path: Path) -> tuple[str, ...]:
+    """Checksums that a file may have: those of its source, else what its publisher stated when it was fetched.
+
+    The latter is kept beside the file, and holds for a copy in SAFLEX_DATA as well. Empty: none is known.
+    """
+    if source.accepted:
+        return source.accepted
+    beside = (place.with_name(place.name + ".checksum") for place in (path, raw_path(source)))
+    return next(
+        (tuple(p.read_text(encoding="utf-8").split()[:1]) for p in beside if p.is_file()), ()
+    )
 
 
 def checksum(path: Path, algorithm: str) -> str:
@@ -259,7 +266,7 @@ def content(needed: Sequence[Sequence[Source]]) -> str | None:
         at_hand = next(((source, path) for source in alternatives if (path := find(source))), None)
         if at_hand is None:
             return None
-        accepted = at_hand[0].accepted or stated(at_hand[1])
+        accepted = known(*at_hand)
         own = checksum(at_hand[1], accepted[0].partition(":")[0] if accepted else "md5")
         found.append(accepted[0] if own in accepted else own)
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
