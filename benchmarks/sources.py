@@ -207,9 +207,9 @@ def index_file(path: Path) -> Path:
 
 
 def known(source: Source, path: Path) -> tuple[str, ...]:
-    """Checksums that a file may have: those of its source, else what its publisher stated when it was fetched.
+    """Checksums that a file may have: its source's, else what its publisher stated when it was fetched.
 
-    The latter is kept beside the file, and holds for a copy in SAFLEX_DATA as well. Empty: none is known.
+    The latter is kept beside the file, and holds for a copy in SAFLEX_DATA as well. Empty: none known.
     """
     if source.accepted:
         return source.accepted

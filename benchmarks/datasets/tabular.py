@@ -278,9 +278,10 @@ def split_indices(y: np.ndarray, name: str, seed: int) -> tuple[np.ndarray, np.n
             rest, test_size=share, stratify=y[rest], random_state=state
         )
     except ValueError as error:
-        counts = np.bincount(y).tolist()
+        counts = np.bincount(y)
         raise DataError(
-            f"{name} cannot be split 65/15/20: rows per class {counts}: {error}"
+            f"{name} cannot be split 65/15/20: rows per class {counts.tolist()[:10]}, the fewest are "
+            f"{counts.min()}: {str(error).partition('. ')[0]}"
         ) from error
     return np.sort(train), np.sort(validation), np.sort(test)
 

@@ -11,6 +11,8 @@ from reports import BY_HAND, report
 from benchmarks.datasets import click, credit, prepared, tabular, volkert
 from benchmarks.datasets.tabular import Raw, from_frame, read_arff
 from benchmarks.errors import DataError
+from benchmarks.running import data_hash
+from benchmarks.spec import Component
 
 ROWS = 60
 
@@ -296,6 +298,61 @@ def test_volkert_in_other_types(tmp_path):
     types = "@attribute class {0,1}\n@attribute V1 string"
     with pytest.raises(DataError, match=r"x\.arff: column 'V1', row 1: 'a' is no number"):
         prepared._read(arff(tmp_path, types, "0,a\n1,b"), volkert.read)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'a,b\n1,2,3\n"x', "ParserError: "),
+        (b"", "EmptyDataError: No columns"),
+        (b"a\n\xff\xfe\n", "UnicodeDecodeError: "),
+        (None, "FileNotFoundError: "),
+        (b"signal,label\ninf,1\n", "column 'signal', row 1: inf"),
+    ],
+)
+@report(
+    BY_HAND,
+    "a user's own loader on a CSV that is cut, empty, in UTF-16, missing or holds inf",
+    "one line with the data set and the reason",
+)
+def test_a_loader_of_somebody(tmp_path, content, said):
+    path = tmp_path / "x.csv"
+    if content is not None:
+        path.write_bytes(content)
+
+    def loader(name, *, seed):
+        return tabular.data(raw(pd.read_csv(path)), "x", seed=seed)
+
+    with pytest.raises(DataError) as caught:
+        data_hash._read(Component(name="mine"), loader, seed=0)
+    assert line(caught).startswith("mine: ")
+    assert said in str(caught.value)
+
+    def wrong(name, *, seed):
+        raise KeyError("a fault of the code")
+
+    with pytest.raises(KeyError):
+        data_hash._read(Component(name="mine"), wrong, seed=0)
+
+
+@report(
+    BY_HAND,
+    "a loader that makes its tensors itself and leaves inf in one",
+    "refused with split, row and column before anything is trained",
+)
+def test_tensors_of_somebody():
+    data = tabular.data(raw(frame()), "x", seed=0)
+    data.test.x[2, 0] = torch.inf
+    with pytest.raises(DataError, match="mine: test rows hold an infinite input: row 3, column 1"):
+        data_hash._read(Component(name="mine"), lambda name, *, seed: data, seed=0)
+
+
+@report(BY_HAND, "thirty classes of one row each", "one short line: what there is, what is needed")
+def test_classes_of_one_row():
+    with pytest.raises(DataError) as caught:
+        tabular.split_indices(np.arange(30), "mine", 0)
+    assert "the fewest are 1: " in line(caught)
+    assert len(str(caught.value)) < 200
 
 
 def test_missing_values_stay_missing():
