@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # protocol: 65/15/20
 NO_LEVELS, COMMENT = re.compile(r"(?<=\s)\{\s*\}(?=\s*$)"), re.compile(r"\}\s*%[^'\"]*$")
-LINE_OF_PARSER = re.compile(r",? (at|in) line -?\d+[.:]?")
+LINE_OF_PARSER = re.compile(r",? (at|in) line *(%d|\d+)(:.*|\. Error.*|\.)?", re.DOTALL)
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -212,7 +212,8 @@ def read_arff(path: Path) -> tuple[pd.DataFrame, list[str]]:
                     column.append(value if value is None else shared.setdefault(value, value))
     except Exception as error:  # the parser raises whatever a line makes it stumble over
         reason = _misfit(content["attributes"], lines.last) if content else ""
-        said = LINE_OF_PARSER.sub("", str(error))[:40]
+        # Not its text: the parser formats a message that holds the line, whatever stands in it.
+        said = LINE_OF_PARSER.sub("", str(getattr(error, "message", error)))
         reason = reason or f"{said} ({lines.last.strip()[:60]!r})"
         raise DataError(
             f"{path} is not an ARFF file as OpenML writes it, line {lines.number}: {reason}"

@@ -259,6 +259,12 @@ def test_arff_beside_the_norm(tmp_path):
         ("@attribute a real\n@attribute b real", "{0 1, 7 2}", "line 5: Bad @DATA instance format"),
         ("@attribute a real\n@attribute b real", "{0 x}", "line 5: column 'a': 'x' is no finite"),
         ("@attribute a real\n@attribute b real", "1,,2", "line 5: Bad @DATA instance format"),
+        ("@attribute a real\n@attribute b real", "1,%s,2", "line 5: Bad @DATA instance format"),
+        (
+            "@attribute a real\n@attribute \"'a'\" real",
+            "1,2",
+            "name a, this name is already in use (",
+        ),
         ("@attribute a date 'yyyy'\n@attribute b real", "2020,1", "line 2: Bad @ATTRIBUTE type"),
     ],
 )
