@@ -165,11 +165,10 @@ def _attempt(
         if found in accepted:
             return found
         kind = sources.foreign(part)
+        altered = f"altered, it is {kind}" if kind else "altered"
         part.unlink()
         if not resumed:
-            raise DataError(
-                f"{url}: {kind or 'altered'}, expected {' or '.join(accepted)}, found {found}"
-            )
+            raise DataError(f"{url}: {altered}, expected {' or '.join(accepted)}, found {found}")
 
 
 def _transfer(url: str, part: Path, *, source: Source, console: Console) -> None:

@@ -162,8 +162,9 @@ def verify(source: Source, path: Path) -> str:
     if accepted and found not in accepted:
         size = path.stat().st_size
         sizes = f" ({size:,} of {source.size:,} bytes)" if source.size not in (0, size) else ""
+        really = f", it is {kind}" if kind else ""
         raise DataError(
-            f"{path} is {kind or 'truncated or altered'}{sizes}: expected {' or '.join(accepted)}, "
+            f"{path} is truncated or altered{sizes}{really}: expected {' or '.join(accepted)}, "
             f"found {found}; nothing was prepared from it; delete it and fetch it again"
         )
     if kind and not accepted:

@@ -19,6 +19,7 @@ from benchmarks.datasets import appetency, click, cub, iwildcam_wilds, medmnist,
 from benchmarks.errors import DataError
 from benchmarks.fetch import fetch
 from benchmarks.forecast import doctor
+from benchmarks.generate import diffusion_weights
 from benchmarks.sources import Source
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -148,7 +149,7 @@ def test_a_medmnist_file_cut_short(data):
     with pytest.raises(DataError, match=r"is truncated or altered .* expected md5:"):
         medmnist.load("bloodmnist", seed=0)
     path.write_bytes(PAGE)
-    with pytest.raises(DataError, match=r"is a web page .* expected md5:"):
+    with pytest.raises(DataError, match=r"altered .*, it is a web page .* expected md5:"):
         medmnist.load("bloodmnist", seed=0)
 
 
@@ -211,6 +212,19 @@ def test_files_of_wilds(data, content):
     assert iwildcam_wilds.find_root() == path.parents[1]
     with pytest.raises(DataError, match=r"metadata\.csv is missing"):
         sources.index_file(path.with_name("metadata.csv"))
+
+
+@report(
+    BY_HAND,
+    "diffusion weights cloned without Git LFS",
+    "the pointer is named before anything is generated",
+)
+def test_weights_that_are_pointers(tmp_path):
+    weights = tmp_path / "unet" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(POINTER)
+    with pytest.raises(DataError, match=r"model\.safetensors is a Git-LFS pointer"):
+        diffusion_weights.digest(tmp_path)
 
 
 @report(
