@@ -128,13 +128,15 @@ def _numbers(column: pd.Series) -> np.ndarray:
     if column.dtype.kind not in "mM":
         try:
             return column.to_numpy(dtype=np.float64, na_value=np.nan)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass  # found out below, cell by cell
-    row, value = next((n, v) for n, v in enumerate(column, 1) if not _is_number(v))
+    row, value = next(((n, v) for n, v in enumerate(column, 1) if not _is_number(v)), (0, None))
+    if not row:  # times that are all missing
+        return np.full(len(column), np.nan)
     comma = isinstance(value, str) and _is_number(value.replace(".", "").replace(",", "."))
     remedy = "read it with a decimal comma" if comma else "name the column as categorical"
     raise DataError(
-        f"column {column.name!r}, row {row}: {value!r} is no number; correct it, or {remedy}"
+        f"column {column.name!r}, row {row}: {str(value)[:40]!r} is no number; correct it, or {remedy}"
     )
 
 
@@ -144,8 +146,8 @@ def _is_number(value: object) -> bool:
 
     try:
         float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return value is None or value is pd.NA
+    except (TypeError, ValueError, OverflowError):
+        return pd.api.types.is_scalar(value) and bool(pd.isna(value))
     return True
 
 

@@ -87,9 +87,10 @@ def test_a_deviation_that_vanishes():
             ["1.414,5"] * ROWS,
             "row 1: '1.414,5' is no number; correct it, or read it with a decimal",
         ),
+        ([1] * 5 + [10**400] * (ROWS - 5), "row 6: '1000"),
         (
             pd.date_range("2020", periods=ROWS),
-            "row 1: Timestamp('2020-01-01 00:00:00') is no number",
+            "row 1: '2020-01-01 00:00:00' is no number",
         ),
     ],
 )
@@ -362,6 +363,8 @@ def test_classes_of_one_row():
 
 
 def test_missing_values_stay_missing():
+    table = frame(when=pd.Series([pd.NaT] * ROWS), given=pd.array([1, pd.NA] * 30, dtype="Int64"))
+    assert np.isnan(raw(table).values).sum(0).tolist() == [0, ROWS, ROWS // 2]
     table = frame()
     table.loc[0, "signal"] = np.nan
     found = tabular.data(raw(table), "mine", seed=0)
