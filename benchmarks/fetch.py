@@ -30,7 +30,7 @@ FAILURES = (OSError, urllib3.exceptions.HTTPError)  # what a server or a network
 def fetch(
     datasets: Iterable[str], *, complete: bool = False, console: Console | None = None
 ) -> list[Path]:
-    """Make sure the files of data sets are at hand and verified; download what is missing.
+    """Make sure the files of data sets are at hand; download what is missing, verify all that can be.
 
     Parameters
     ----------
@@ -39,7 +39,8 @@ def fetch(
     Returns
     -------
     list of Path
-        The verified files of all data sets; none of those that ship with a package.
+        The files of all data sets; none of those that ship with a package. One put there by hand of
+        which no checksum is known is said to be not verified.
 
     Raises
     ------
@@ -73,7 +74,8 @@ def _fetch_one(
     found = _at_hand(alternatives, name)
     if found and not (complete and found.source.partial):
         hint = "; --complete downloads the complete file" if found.source.partial else ""
-        console.print(f"{name}: {found.path} is at hand and verified ({found.checksum}){hint}")
+        joint = " and" if found.verified else ","
+        console.print(f"{name}: {found.path} is at hand{joint} {found.standing}{hint}")
         return found.path
     published = [source for source in alternatives if source.urls]
     if not published:
@@ -91,7 +93,7 @@ def _fetch_one(
 
 
 def _at_hand(alternatives: Iterable[Source], name: str) -> Located | None:
-    """Give the verified file at hand; None if there is none, or one of ours that is damaged."""
+    """Give the file at hand; None if there is none, or one of ours that is damaged."""
     alternatives = tuple(alternatives)
     try:
         return sources.locate_any(alternatives, name)
@@ -162,9 +164,11 @@ def _attempt(
         found = sources.checksum(part, algorithm)
         if found in accepted:
             return found
+        kind = sources.foreign(part)
+        altered = f"altered, it is {kind}" if kind else "altered"
         part.unlink()
         if not resumed:
-            raise DataError(f"{url}: altered, expected {' or '.join(accepted)}, found {found}")
+            raise DataError(f"{url}: {altered}, expected {' or '.join(accepted)}, found {found}")
 
 
 def _transfer(url: str, part: Path, *, source: Source, console: Console) -> None:

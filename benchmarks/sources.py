@@ -7,6 +7,7 @@ torch nor numpy.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -14,6 +15,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from benchmarks.errors import DataError
 
 # A file changed less than this long ago may change again under the same time stamp.
 SETTLED_SECONDS = 2.0
+
+FIRST_BYTES = {".arff": (b"@", b"%"), ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".npz": b"PK"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +60,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Located:
-    """A file at hand that was verified: its source, its path and the checksum found."""
+    """A file at hand that may be read: its source, its path and the checksum found."""
 
     source: Source
     path: Path
     checksum: str
+
+    @property
+    def verified(self) -> bool:
+        """Whether the checksum is one that is known of the published file."""
+        return bool(known(self.source, self.path))
+
+    @property
+    def standing(self) -> str:
+        """Say in words how far the file is known to be the published one."""
+        if self.verified:
+            return f"verified ({self.checksum})"
+        text = f"not verified, no checksum of the published file is known ({self.checksum}"
+        first = recall("trusted", [str(self.path)]) or {"checksum": self.checksum, "day": "today"}
+        if first["checksum"] == self.checksum:
+            return f"{text}, trusted since its first use, {first['day']})"
+        return f"{text}; CHANGED since its first use, {first['day']}: {first['checksum']} then)"
 
 
 def home() -> Path:
@@ -111,39 +131,93 @@ def locate(source: Source) -> Path:
 
 
 def locate_any(sources: Sequence[Source], dataset: str = "") -> Located:
-    """Find the first alternative at hand and verify it.
+    """Find the first alternative at hand and verify it; one without a known checksum is trusted.
+
+    What it is at its first use is remembered, so that `Located.standing` can say that it changed.
 
     Raises
     ------
     DataError
         No alternative is at hand (the line says what to download, how big it is and how), or the
-        file is truncated or altered (the line shows both checksums).
+        file is truncated or altered (the line shows both checksums) or obviously another (`foreign`).
     """
     for source in sources:
         if path := find(source):
-            return Located(source, path, verify(source, path))
+            located = Located(source, path, verify(source, path))
+            if not located.verified and recall("trusted", [str(path)]) is None:
+                first = {"path": str(path), "checksum": located.checksum, "day": f"{date.today()}"}
+                remember("trusted", [str(path)], first)
+            return located
     raise DataError(_missing(sources[0], dataset))
 
 
 def verify(source: Source, path: Path) -> str:
-    """Give the file's checksum, or raise `DataError` unless it is one the source accepts."""
-    accepted = source.accepted or stated(path)
+    """Give the file's checksum, or raise `DataError` unless it is one the source accepts.
+
+    Of a file without a known checksum its beginning is looked at (`foreign`).
+    """
+    accepted = known(source, path)
     algorithm = accepted[0].partition(":")[0] if accepted else "md5"
-    found = checksum(path, algorithm)
+    found, kind = checksum(path, algorithm), foreign(path)
     if accepted and found not in accepted:
         size = path.stat().st_size
         sizes = f" ({size:,} of {source.size:,} bytes)" if source.size not in (0, size) else ""
+        really = f", it is {kind}" if kind else ""
         raise DataError(
-            f"{path} is truncated or altered{sizes}: expected {' or '.join(accepted)}, "
+            f"{path} is truncated or altered{sizes}{really}: expected {' or '.join(accepted)}, "
             f"found {found}; nothing was prepared from it; delete it and fetch it again"
         )
+    if kind and not accepted:
+        raise DataError(f"{path} is {kind}: put {source.name} there, or fetch it again")
     return found
 
 
-def stated(path: Path) -> tuple[str, ...]:
-    """Read the checksum that was kept beside a fetched file, if there is one."""
-    beside = path.with_name(path.name + ".checksum")
-    return (beside.read_text(encoding="utf-8").strip(),) if beside.is_file() else ()
+def foreign(path: Path) -> str:
+    """Say what a file is in place of data, by its beginning; empty where it looks like data.
+
+    Such files come from a server that wants a sign-in, a checkout without Git LFS, a copy cut short.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(1024)
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    if not text:
+        return "empty"
+    if text.startswith(b"version https://git-lfs.github.com/spec"):
+        return "a Git-LFS pointer (`git lfs pull` brings the file itself)"
+    if text.lower().startswith((b"<!doctype", b"<html", b"<head", b"<script", b"<?xml", b"<error")):
+        return "a web page (a sign-in or an error)"
+    start = FIRST_BYTES.get(path.suffix)
+    if start and not (head if path.suffix != ".arff" else text).startswith(start):
+        return f"no {path.suffix} file (it begins with {text[:24]!r})"
+    return ""
+
+
+def index_file(path: Path) -> Path:
+    """Give the path of a file that lists images, in a folder unpacked by hand, if it may be read.
+
+    Raises
+    ------
+    DataError
+        It is missing, or obviously another (`foreign`).
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing: keep the layout of the published archive")
+    if kind := foreign(path):
+        raise DataError(f"{path} is {kind}: copy it again from the published archive")
+    return path
+
+
+def known(source: Source, path: Path) -> tuple[str, ...]:
+    """Checksums that a file may have: its source's, else what its publisher stated when it was fetched.
+
+    The latter is kept beside the file, and holds for a copy in SAFLEX_DATA as well. Empty: none known.
+    """
+    if source.accepted:
+        return source.accepted
+    beside = (place.with_name(place.name + ".checksum") for place in (path, raw_path(source)))
+    return next(
+        (tuple(p.read_text(encoding="utf-8").split()[:1]) for p in beside if p.is_file()), ()
+    )
 
 
 def checksum(path: Path, algorithm: str) -> str:
@@ -193,7 +267,7 @@ def content(needed: Sequence[Sequence[Source]]) -> str | None:
         at_hand = next(((source, path) for source in alternatives if (path := find(source))), None)
         if at_hand is None:
             return None
-        accepted = at_hand[0].accepted or stated(at_hand[1])
+        accepted = known(*at_hand)
         own = checksum(at_hand[1], accepted[0].partition(":")[0] if accepted else "md5")
         found.append(accepted[0] if own in accepted else own)
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]

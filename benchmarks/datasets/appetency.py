@@ -51,9 +51,7 @@ def _read_partial(path: Path) -> Raw:
 
     Read as categorical, that mean is a level of its own: what a missing value should be.
     """
-    import pandas as pd
-
-    frame = pd.read_csv(path)
+    frame = tabular.read_csv(path)
     numbers = {name: int(name.removeprefix("Var")) for name in frame.columns if name != "appetency"}
     categorical = [name for name, number in numbers.items() if number >= FIRST_CATEGORICAL]
     return tabular.from_frame(

@@ -37,7 +37,6 @@ def read(path: Path) -> Raw:
     content = loadmat(path)
     frame = pd.DataFrame(content["X"]).assign(y=content["y"].ravel())
     frame = frame.loc[:, frame.std() > MINIMUM_STD].drop(columns=[DROPPED])
-    frame["y"] = frame["y"].astype(int)
     frame.columns = [str(name) for name in frame.columns]
     note = "226 of 274 columns, chosen by their standard deviation over all rows (SAINT's recipe)"
     return tabular.from_frame(frame, target="y", classes=("0", "1"), notes=(note,))

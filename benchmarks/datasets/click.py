@@ -34,14 +34,12 @@ def read(path: Path) -> Raw:
 
     `url_hash` exceeds int64, so the numeric columns are read as float64.
     """
-    import pandas as pd
-
     if path.suffix == ".arff":
         frame = tabular.read_arff(path)[0]
     else:
         numeric = ("impression", "url_hash", "depth", "position", "query_id")
         types = dict.fromkeys(("click", *CATEGORICAL), str) | dict.fromkeys(numeric, float)
-        frame = pd.read_csv(path, dtype=types)
+        frame = tabular.read_csv(path, dtype=types)
     return tabular.from_frame(frame, target="click", classes=("0", "1"), categorical=CATEGORICAL)
 
 

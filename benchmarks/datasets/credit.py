@@ -32,11 +32,9 @@ SOURCES = {"credit": (CSV, GZIP)}
 
 def read(path: Path) -> Raw:
     """Drop `Time`; `Class` 1 is fraud."""
-    import pandas as pd
-
     names = [f"V{number}" for number in range(1, 29)] + ["Amount"]
     types = {"Class": str} | dict.fromkeys(names, float)
-    frame = pd.read_csv(path, usecols=[*names, "Class"], dtype=types)
+    frame = tabular.read_csv(path, usecols=[*names, "Class"], dtype=types)
     return tabular.from_frame(frame, target="Class", classes=("0", "1"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,11 @@ def index() -> Index:
     """
     root = _root()
     files = _table(root / "images.txt")
-    label = {key: int(value) for key, value in _table(root / "image_class_labels.txt").items()}
-    training = {k for k, v in _table(root / "train_test_split.txt").items() if v == "1"}
     names = _table(root / "classes.txt")
-    if unlisted := [key for key in files if key not in label]:
-        raise DataError(f"{root}: image {unlisted[0]} has no line in image_class_labels.txt")
+    label = _classes(root, names)
+    split = _table(root / "train_test_split.txt")
+    training = {key for key, value in split.items() if value == "1"}
+    _complete(files, label, root / "image_class_labels.txt")
     present = sorted({label[key] for key in files})
     rows: dict[str, list[tuple[str, int]]] = {"train": [], "extra": [], "test": []}
     for number, own in enumerate(present):
@@ -65,6 +66,7 @@ def index() -> Index:
         rows["train"] += [(files[key], number) for key in chosen[:-EXTRA_PER_CLASS]]
         rows["extra"] += [(files[key], number) for key in chosen[-EXTRA_PER_CLASS:]]
         rows["test"] += [(files[key], number) for key in members if key not in training]
+    _complete(files, split, root / "train_test_split.txt")
     splits = {
         name: ImageList(tuple(root / "images" / f for f, _ in rows), tuple(y for _, y in rows))
         for name, rows in rows.items()
@@ -119,11 +121,26 @@ def _root() -> Path:
 
 
 def _table(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path} is missing: keep the layout of the published archive") from error
-    rows = [line.split(" ", 1) for line in lines if line.strip()]
-    if bad := [row for row in rows if len(row) != 2]:
-        raise DataError(f"{path}: a line reads {bad[0]}, expected '<id> <value>'")
+    """Read an index file: one '<id> <value>' a line, of which the first is the key."""
+    text = sources.index_file(path).read_text(encoding="utf-8-sig", errors="replace")
+    rows = [line.split(" ", 1) for line in text.splitlines() if line.strip()]
+    if bad := [row for row in rows if len(row) != 2 or not row[0].isdigit()]:
+        raise DataError(f"{path}: a line reads {' '.join(bad[0])!r}, expected '<id> <value>'")
     return {key: value.strip() for key, value in rows}
+
+
+def _complete(files: Iterable[str], listed: Collection[str], path: Path) -> None:
+    """Refuse an index file that lacks an image: it would be taken for a test image, say."""
+    if unlisted := [key for key in files if key not in listed]:
+        raise DataError(f"{path}: image {unlisted[0]} has no line")
+
+
+def _classes(root: Path, names: dict[str, str]) -> dict[str, int]:
+    """Class number of every image id; each has a name."""
+    path = root / "image_class_labels.txt"
+    label = _table(path)
+    if unnamed := [key for key, own in label.items() if own not in names]:
+        raise DataError(
+            f"{path}: image {unnamed[0]} has class {label[unnamed[0]]!r}, which is not in classes.txt"
+        )
+    return {key: int(own) for key, own in label.items()}

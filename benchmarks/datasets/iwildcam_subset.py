@@ -106,7 +106,7 @@ def load(name: str, *, seed: int, normalization: str = "none") -> Data:
 
 def _read(path: Path, root: Path) -> ImageList:
     number = {original: position for position, original in enumerate(CLASSES)}
-    with path.open(encoding="utf-8", newline="") as stream:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream))
     if foreign := sorted({row["y"] for row in rows} - {str(y) for y in CLASSES}):
         raise DataError(f"{path}: classes {', '.join(foreign)} are none of the seven")

@@ -55,7 +55,7 @@ def content_hash(name: str, **settings: Any) -> str | None:
     release = sources.find(IMAGES)
     if not (release and sources.find(LABELS)):
         return None
-    listed = sources.checksum(release.with_name("metadata.csv"), "sha256")
+    listed = sources.checksum(sources.index_file(release.with_name("metadata.csv")), "sha256")
     return hashlib.sha256(f"{listed} {sources.content([(LABELS,)])}".encode()).hexdigest()[:16]
 
 
@@ -78,9 +78,9 @@ def load(name: str, *, seed: int, side: int = 224) -> ImageTextData:
     from benchmarks.datasets.images_on_disk import ImageFiles
 
     root = find_root()
+    metadata = sources.index_file(root / "iwildcam_v2.0" / "metadata.csv")
     dataset = get_dataset("iwildcam", root_dir=str(root), download=False)
     names, found = class_names(dataset.n_classes)
-    metadata = root / "iwildcam_v2.0" / "metadata.csv"
     return ImageTextData(
         name=name,
         **{split: _split(dataset, theirs, side) for split, theirs in SPLITS.items()},
@@ -119,8 +119,8 @@ class WildsEvaluation:
 
 def find_root() -> Path:
     """Find the folder that holds ``iwildcam_v2.0``: ``iwildcam`` of SAFLEX_DATA or of the data folder."""
-    if found := sources.find(IMAGES):
-        return found.parents[1]
+    if sources.find(IMAGES):
+        return sources.locate(IMAGES).parents[1]
     target = sources.raw_path(IMAGES).parents[1]
     raise DataError(
         f'iWildCam of WILDS is not at hand ({IMAGES.size / 1e9:.2f} GB): run python -c "from wilds '
@@ -132,7 +132,7 @@ def find_root() -> Path:
 def class_names(count: int) -> tuple[tuple[str, ...], str]:
     """English names of the WILDS classes 0 .. count - 1, lower case, and the file's checksum."""
     found = sources.locate_any((LABELS,), "iwildcam-wilds")
-    with found.path.open(encoding="utf-8", newline="") as stream:
+    with found.path.open(encoding="utf-8-sig", newline="") as stream:
         rows = {int(row["y"]): row["english"].strip().lower() for row in csv.DictReader(stream)}
     rows.pop(NOT_A_CLASS, None)
     missing = [y for y in range(count) if y not in rows]

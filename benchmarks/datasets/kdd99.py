@@ -44,10 +44,8 @@ CONSTANT = ["num_outbound_cmds", "is_host_login"]  # columns 19 and 20, counted 
 
 def read(path: Path) -> Raw:
     """Drop the two constant columns; a `normal.` connection is the positive class."""
-    import pandas as pd
-
     types = dict.fromkeys((*CATEGORICAL, "connection"), "category")
-    frame = pd.read_csv(path, names=COLUMNS, dtype=types).drop(columns=CONSTANT)
+    frame = tabular.read_csv(path, names=COLUMNS, dtype=types).drop(columns=CONSTANT)
     frame["connection"] = (frame["connection"] == "normal.").map({False: "attack", True: "normal"})
     return tabular.from_frame(
         frame, target="connection", classes=("attack", "normal"), categorical=CATEGORICAL

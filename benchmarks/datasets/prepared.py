@@ -5,9 +5,11 @@ What is kept is unsplit and unfitted (`tabular.Raw`), so one file serves every s
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import inspect
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from filelock import FileLock
 from benchmarks import sources
 from benchmarks.datasets import tabular
 from benchmarks.datasets.tabular import Raw
+from benchmarks.errors import DataError
 from benchmarks.record import replacing
 
 FORMAT = 1
@@ -38,14 +41,25 @@ def raw(name: str, alternatives: Sequence[sources.Source], read: Callable[[Path]
         with FileLock(f"{target}.lock"):
             rows = _load(target)
             if rows is None:
-                rows = read(found.path)
+                rows = _read(found.path, read)
                 _save(target, rows)
     return replace(rows, provenance=((found.source.path, found.checksum),))
 
 
+def _read(path: Path, read: Callable[[Path], Raw]) -> Raw:
+    """Read a published file; whatever is wrong with it is one error that names it."""
+    try:
+        return read(path)
+    except DataError as error:
+        named = str(path) in str(error)
+        raise error if named else DataError(f"{path}: {error}") from error
+    except (ValueError, LookupError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is not the published file: {reason}; fetch it again") from error
+
+
 def _place(name: str, found: sources.Located, read: Callable) -> Path:
-    parts = (inspect.getmodule(read), tabular.from_frame, tabular.read_arff, tabular.drop_constant)
-    code = "".join(inspect.getsource(part) for part in parts)
+    code = "".join(inspect.getsource(part) for part in (inspect.getmodule(read), tabular))
     key = "\x1f".join((str(FORMAT), name, found.source.path, found.checksum, code))
     return (
         sources.home() / "prepared" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"

@@ -34,9 +34,7 @@ SOURCES = {"qsar": (CSV, ARFF)}
 
 def read(path: Path) -> Raw:
     """Read either form; class 2 (ready biodegradable) is the positive one."""
-    import pandas as pd
-
-    frame = tabular.read_arff(path)[0] if path.suffix == ".arff" else pd.read_csv(path)
+    frame = tabular.read_arff(path)[0] if path.suffix == ".arff" else tabular.read_csv(path)
     return tabular.from_frame(frame, target="Class", classes=("1", "2"))
 
 

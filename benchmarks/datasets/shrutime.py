@@ -30,9 +30,7 @@ SOURCES = {"shrutime": (CSV,)}
 
 def read(path: Path) -> Raw:
     """Drop the row number and the customer's number; `Exited` is the target."""
-    import pandas as pd
-
-    frame = pd.read_csv(path, keep_default_na=False).drop(columns=["RowNumber", "CustomerId"])
+    frame = tabular.read_csv(path, keep_default_na=False).drop(columns=["RowNumber", "CustomerId"])
     categorical = ("Surname", "Geography", "Gender")
     return tabular.from_frame(frame, target="Exited", classes=("0", "1"), categorical=categorical)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,11 +19,17 @@ if TYPE_CHECKING:
     from benchmarks.data import Data
 
 TEST_SHARE, VALIDATION_SHARE = 0.20, 0.15  # protocol: 65/15/20
+NO_LEVELS, COMMENT = re.compile(r"(?<=\s)\{\s*\}(?=\s*$)"), re.compile(r"\}\s*%[^'\"]*$")
+LINE_OF_PARSER = re.compile(r",? (at|in) line *(%d|\d+)(:.*|\. Error.*|\.)?", re.DOTALL)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
     """A whole data set before any split: nothing in it was fitted.
+
+    A value that float32, what models take, cannot hold is refused: one alone would make the mean and the
+    deviation of its column infinite, and every row of it missing.
 
     Attributes
     ----------
@@ -41,6 +48,15 @@ class Raw:
     notes: tuple[str, ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self):
+        beyond = np.abs(self.values) > LARGEST
+        if beyond.any():
+            row, column = np.argwhere(beyond)[0]
+            raise DataError(
+                f"column {self.feature_names[column]!r}, row {row + 1}: {self.values[row, column]} is no "
+                f"finite number up to {LARGEST:.1e}; correct it, or leave the cell empty where it is missing"
+            )
+
 
 def from_frame(
     frame: pd.DataFrame,
@@ -55,15 +71,18 @@ def from_frame(
     Raises
     ------
     DataError
-        The frame lacks a column, is empty, or holds a label that is not among `classes`.
+        The frame lacks a column or has one twice, is empty, or holds a label that is missing or not among
+        `classes`, or a value that is no number in a column that is not categorical. Rows count from 1.
     """
     import pandas as pd
 
+    if twice := [str(name) for name in frame.columns[frame.columns.duplicated()]]:
+        raise DataError(f"columns {twice} are there twice: give each a name of its own")
     if missing := [c for c in (target, *categorical) if c not in frame.columns]:
         raise DataError(
             f"columns {missing} are missing; the file has {list(frame.columns)[:8]} ..."
         )
-    labels = frame[target].astype(str)
+    labels = _labels(frame[target])
     if unknown := sorted(set(labels) - set(classes)) or (["no rows"] if frame.empty else []):
         raise DataError(f"column {target!r} should hold {list(classes)}; found {unknown[:5]}")
     y = np.asarray(pd.Categorical(labels, categories=list(classes)).codes, dtype=np.int64)
@@ -76,7 +95,8 @@ def from_frame(
             values[:, column] = np.where(codes.codes < 0, np.nan, codes.codes)
             levels.append(len(codes.categories))
         else:
-            values[:, column] = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            values[:, column] = _numbers(frame[name])
+            notes += _rounded(frame[name], values[:, column])
             levels.append(0)
     return Raw(
         values=values,
@@ -88,35 +108,118 @@ def from_frame(
     )
 
 
+def _labels(column: pd.Series) -> pd.Series:
+    """Labels as text; a whole number that was read as 1.0 is the class 1."""
+    import pandas as pd
+
+    if (absent := column.isna()).any():
+        raise DataError(
+            f"column {column.name!r}, row {absent.argmax() + 1}: no label ({absent.sum()} of {len(column)} "
+            "rows have none); give it, or drop these rows"
+        )
+    if pd.api.types.is_float_dtype(column) and (column % 1 == 0).all():
+        column = column.astype(np.int64)
+    return column.astype(object).astype(str)
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    """Values as float64 (N,), NaN where missing; integers beyond int64 come as objects or text."""
+    # A time would become nanoseconds, and a missing one a huge number.
+    if column.dtype.kind not in "mM":
+        try:
+            return column.to_numpy(dtype=np.float64, na_value=np.nan)
+        except (TypeError, ValueError, OverflowError):
+            pass  # found out below, cell by cell
+    row, value = next(((n, v) for n, v in enumerate(column, 1) if not _is_number(v)), (0, None))
+    if not row:  # times that are all missing
+        return np.full(len(column), np.nan)
+    comma = isinstance(value, str) and _is_number(value.replace(".", "").replace(",", "."))
+    remedy = "read it with a decimal comma" if comma else "name the column as categorical"
+    raise DataError(
+        f"column {column.name!r}, row {row}: {str(value)[:40]!r} is no number; correct it, or {remedy}"
+    )
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether a cell reads as a number or is missing."""
+    import pandas as pd
+
+    try:
+        float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return pd.api.types.is_scalar(value) and bool(pd.isna(value))
+    return True
+
+
+def _rounded(column: pd.Series, values: np.ndarray) -> tuple[str, ...]:
+    """Note on integers that float64 cannot tell apart: above 2^53 neighbours become one number."""
+    if column.dtype.kind == "f" or not (np.abs(values) > 2.0**53).any():
+        return ()
+    told, distinct = column.nunique(), len(np.unique(values[~np.isnan(values)]))
+    lost = f"column {column.name}: integers beyond 2^53, {told} different ones became {distinct}"
+    return (lost,) if distinct < told else ()
+
+
+def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
+    """Read a CSV file; a column whose `dtype` is float is checked cell by cell where it is none.
+
+    Parameters
+    ----------
+    settings : what `pandas.read_csv` takes.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, **settings)
+    except ValueError as error:
+        types = settings.get("dtype", {})
+        numbers = [name for name, kind in types.items() if kind is float]
+        if "could not convert" in str(error) and numbers:
+            text = pd.read_csv(path, **settings | {"dtype": str})
+            for name in numbers:
+                _numbers(text[name])
+        raise
+
+
 def drop_constant(frame: pd.DataFrame, *, keep: str) -> pd.DataFrame:
     """Drop the columns that hold one value in every row, except the target `keep`."""
     return frame[[c for c in frame.columns if c == keep or frame[c].nunique(dropna=False) > 1]]
 
 
 def read_arff(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read an ARFF file in OpenML's form; the list names its nominal and string columns."""
+    """Read an ARFF file in OpenML's form; the list names its nominal and string columns.
+
+    Raises
+    ------
+    DataError
+        Naming the line, and the column where it is one value that does not fit.
+    """
     from array import array
 
     import arff
     import pandas as pd
 
-    with path.open(encoding="utf-8") as stream:
-        try:
-            content = arff.load(stream, encode_nominal=False, return_type=arff.DENSE_GEN)
-            attributes = content["attributes"]
-            numeric = [
-                str(kind).upper() in {"NUMERIC", "REAL", "INTEGER"} for _, kind in attributes
-            ]
-            columns = [array("d") if number else [] for number in numeric]
-            shared: dict[str, str] = {}  # one string object a level, not one a cell
-            for row in content["data"]:
-                for column, number, value in zip(columns, numeric, row, strict=True):
-                    if number:
-                        column.append(float("nan") if value is None else value)
-                    else:
-                        column.append(value if value is None else shared.setdefault(value, value))
-        except (arff.ArffException, ValueError) as error:
-            raise DataError(f"{path} is not an ARFF file as OpenML writes it: {error}") from error
+    lines, content = _Lines(path), {}
+    try:
+        content = arff.load(lines, encode_nominal=False, return_type=arff.DENSE_GEN)
+        attributes = content["attributes"]
+        numeric = [str(kind).upper() in {"NUMERIC", "REAL", "INTEGER"} for _, kind in attributes]
+        columns = [array("d") if number else [] for number in numeric]
+        shared: dict[str, str] = {}  # one string object a level, not one a cell
+        for row in content["data"]:
+            for column, number, value in zip(columns, numeric, row, strict=True):
+                if number:
+                    column.append(float("nan") if value is None else value)
+                else:
+                    column.append(value if value is None else shared.setdefault(value, value))
+    except Exception as error:  # the parser raises whatever a line makes it stumble over
+        reason = _misfit(content["attributes"], lines.last) if content else ""
+        # Not its text: the parser formats a message that holds the line, whatever stands in it.
+        said = LINE_OF_PARSER.sub("", str(getattr(error, "message", error)))
+        reason = reason or f"{said} ({lines.last.strip()[:60]!r})"
+        raise DataError(
+            f"{path} is not an ARFF file as OpenML writes it, line {lines.number}: {reason}"
+        ) from error
     names = [str(name).strip("'\"") for name, _ in attributes]
     frame = pd.DataFrame(
         {
@@ -125,6 +228,43 @@ def read_arff(path: Path) -> tuple[pd.DataFrame, list[str]]:
         }
     )
     return frame, [name for name, number in zip(names, numeric, strict=True) if not number]
+
+
+class _Lines:
+    """The lines of a text file, of which the last one read and its number are known."""
+
+    def __init__(self, path: Path):
+        self.path, self.number, self.last = path, 0, ""
+
+    def __iter__(self) -> Iterator[str]:
+        with self.path.open("rb") as stream:
+            for self.number, line in enumerate(stream, 1):
+                self.last = repr(line)  # what an error shows where it is no text
+                self.last = line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+                if self.last[:10].lower() != "@attribute":
+                    yield self.last
+                else:
+                    # Neither form is ARFF as Weka defines it, both are in OpenML's files: a nominal without
+                    # levels (missing in every row) and a comment behind the levels.
+                    yield NO_LEVELS.sub("string", COMMENT.sub("}", self.last))
+
+
+def _misfit(attributes: Sequence[tuple[str, Any]], line: str) -> str:
+    """Say which value of a data line does not fit its column; empty where it is the line itself."""
+    import arff
+
+    header = "".join(f"@attribute c{number} string\n" for number in range(len(attributes)))
+    try:
+        (values,) = arff.loads(f"@relation line\n{header}@data\n{line}")["data"]
+    except Exception:  # not even text by text
+        return ""
+    for (name, kind), value in zip(attributes, values, strict=True):
+        if isinstance(kind, list):
+            if value is not None and value not in (*kind, "0"):
+                return f"column {name!r}: {value!r} is none of {kind[:8]}"
+        elif kind != "STRING" and not (_is_number(value) and np.isfinite(float(value or 0))):
+            return f"column {name!r}: {value!r} is no finite number"
+    return ""
 
 
 def split_indices(y: np.ndarray, name: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -141,9 +281,10 @@ def split_indices(y: np.ndarray, name: str, seed: int) -> tuple[np.ndarray, np.n
             rest, test_size=share, stratify=y[rest], random_state=state
         )
     except ValueError as error:
-        counts = np.bincount(y).tolist()
+        counts = np.bincount(y)
         raise DataError(
-            f"{name} cannot be split 65/15/20: rows per class {counts}: {error}"
+            f"{name} cannot be split 65/15/20: rows per class {counts.tolist()[:10]}, the fewest are "
+            f"{counts.min()}: {str(error).partition('. ')[0]}"
         ) from error
     return np.sort(train), np.sort(validation), np.sort(test)
 
@@ -165,7 +306,13 @@ def data(
     train, validation, test = split_indices(raw.y, name, seed)
     train = _limited(train, raw.y, name=name, seed=seed, limit=limit)
     columns = [_fit(raw.values[:, j], train, levels) for j, levels in enumerate(raw.levels)]
-    x = torch.from_numpy(np.stack([column for column, _ in columns], axis=1))
+    x = np.stack([column for column, _ in columns], axis=1)
+    if np.isinf(x).any():
+        row, column = np.argwhere(np.isinf(x))[0]
+        raise DataError(
+            f"{name}: column {raw.feature_names[column]!r}, row {row + 1}: {raw.values[row, column]} is too "
+            "far from the training rows' values for float32; correct it, or leave the cell empty"
+        )
     y = raw.y.copy()
     y[train] = _noisy(
         y[train],
@@ -175,7 +322,7 @@ def data(
     )
     labels = torch.from_numpy(y)
     parts = {
-        part: Split(x[rows], labels[rows])
+        part: Split(torch.from_numpy(x[rows]), labels[rows])
         for part, rows in (("train", train), ("validation", validation), ("test", test))
     }
     return Data(
@@ -203,10 +350,12 @@ def _fit(column: np.ndarray, train: np.ndarray, levels: int) -> tuple[np.ndarray
     known = column[train][~np.isnan(column[train])]
     if len(known) == 0:
         return np.full(len(column), np.nan, dtype=np.float32), 0
-    # A constant's computed standard deviation may be rounding noise instead of 0.
-    if known.min() == known.max():
+    # A constant's computed standard deviation may be rounding noise instead of 0, and that of values next
+    # to 0 may be 0.
+    if known.min() == known.max() or not known.std():
         return np.where(np.isnan(column), np.nan, 0.0).astype(np.float32), 0
-    return ((column - known.mean()) / known.std()).astype(np.float32), 0
+    with np.errstate(over="ignore"):  # the caller names what overflows
+        return ((column - known.mean()) / known.std()).astype(np.float32), 0
 
 
 def _limited(

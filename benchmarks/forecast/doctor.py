@@ -115,7 +115,8 @@ def data(suite: Suite) -> Iterator[Finding]:
         for alternatives in (several for several in files if any(map(sources.find, several))):
             try:
                 located = sources.locate_any(alternatives, name)
-                yield Finding("ok", "data", f"{name}: {located.path.name}, {located.checksum}")
+                level = "ok" if located.verified else "note"
+                yield Finding(level, "data", f"{name}: {located.path.name}, {located.standing}")
             except BenchmarkError as error:
                 yield Finding("missing", "data", str(error))
 

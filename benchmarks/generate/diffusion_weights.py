@@ -84,6 +84,8 @@ def digest(path: Path) -> str:
         name = file.relative_to(path)
         if any(name.match(pattern) for pattern in IGNORED):
             continue
+        if kind := sources.foreign(file):
+            raise DataError(f"{file} is {kind}: fetch the pipeline's weights again")
         whole.update(f"{name}\x1f{sources.checksum(file, 'sha256')}\x1e".encode())
     return f"sha256:{whole.hexdigest()}"
 

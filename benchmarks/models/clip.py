@@ -137,7 +137,9 @@ def build_vit_b16(
             force_quick_gelu=weights == "openai",
         )
     except Exception as error:  # whatever the hub client or the unpickler stumbles over
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        kind = path and sources.foreign(path)
+        reason = f"{path} is {kind}" if kind else said
         raise DataError(
             f"CLIP weights {weights!r} of {architecture} could not be loaded ({reason}): put "
             f"open_clip's file at weights/{_file_name(architecture, weights)} below SAFLEX_DATA or "

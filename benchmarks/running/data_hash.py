@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -32,8 +34,10 @@ CHANGED = "changed since it was loaded"
 
 CHUNK = 1024  # rows hashed at a time; a lazy set is never in memory whole
 NO_DATA = (".py", ".pyc", ".so", ".pth")
+# What a damaged, foreign or missing file makes a reader raise.
+FILE_FAULTS = (OSError, EOFError, UnicodeError, zipfile.BadZipFile, zlib.error)
 SYSTEM = ("/proc/", "/sys/", "/dev/")
-MADE_HERE = ("verified", "loaded", "prepared")
+MADE_HERE = ("verified", "trusted", "loaded", "prepared")
 
 
 def data_hash(spec: RunSpec) -> dict[str, str]:
@@ -59,7 +63,7 @@ def load(spec: RunSpec, loader: Callable[..., Data]) -> Data:
     """
     component = spec.settings.dataset
     own = {} if declared(component) else {DATA: _loaded_hash(component, loader)}
-    data = loader(component.name, seed=spec.seed, **component.settings)
+    data = _read(component, loader, seed=spec.seed)
     return replace(data, content={**data_hash(spec), **own})
 
 
@@ -116,11 +120,41 @@ def _loaded_hash(component: Component, loader: Callable[..., Data]) -> str:
     if (known := _recalled(component)) not in (None, CHANGED):
         return known
     with _opened_files() as opened:
-        data = loader(component.name, seed=0, **component.settings)
+        data = _read(component, loader, seed=0)
     content = _hash(data)
     states = {path: _state(path) for path in sorted(opened)}
     sources.remember("loaded", _key(component), {"files": states, "content": content})
     return content
+
+
+def _read(component: Component, loader: Callable[..., Data], *, seed: int) -> Data:
+    """Call a loader, a user's own as well; what is wrong with its files is one error with its name."""
+    try:
+        data = loader(component.name, seed=seed, **component.settings)
+        return _finite(data) if data.kind == "tabular" else data
+    except DataError as error:
+        if component.name in str(error):
+            raise
+        raise DataError(f"{component.name}: {error}") from error
+    except Exception as error:
+        # `pandas.errors` by name: importing pandas is for who reads tables.
+        if not (isinstance(error, FILE_FAULTS) or type(error).__module__ == "pandas.errors"):
+            raise  # a fault of the code, whose traceback its author needs
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{component.name}: its files cannot be read: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _finite(data: Data) -> Data:
+    """Give tabular data back, or refuse an infinite input, which makes every weight of a model NaN."""
+    for part in ("train", "validation", "test"):
+        if (infinite := getattr(data, part).x.isinf()).any():
+            row, column = infinite.nonzero()[0].tolist()
+            raise DataError(
+                f"{part} rows hold an infinite input: row {row + 1}, column {column + 1}"
+            )
+    return data
 
 
 def _key(component: Component) -> list[Any]:

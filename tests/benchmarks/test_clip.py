@@ -66,6 +66,13 @@ def test_missing_weights_are_one_line_with_their_place(architecture):
     assert "\n" not in str(error.value)
 
 
+def test_weights_that_are_a_pointer_are_named(tmp_path, architecture):
+    path = tmp_path / "x.safetensors"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(DataError, match=r"x\.safetensors is a Git-LFS pointer"):
+        clips.build_vit_b16(squares(), architecture=architecture, weights=str(path))
+
+
 def test_tables_model_is_the_papers():
     config = open_clip.get_model_config("ViT-B-16")
     assert config["embed_dim"] == 512

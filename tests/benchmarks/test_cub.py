@@ -69,7 +69,7 @@ def test_images_are_uint8_and_equal_to_pillow_s_resizing(folder):
 def test_second_load_decodes_nothing(folder, monkeypatch):
     image_folders.cub(folder)
     first = cub.load("cub", seed=0)
-    monkeypatch.setattr("benchmarks.datasets.image_files._opened", None)
+    monkeypatch.setattr("benchmarks.datasets.image_files.decoded", None)
     second = cub.load("cub", seed=0)
     assert torch.equal(first.test.x, second.test.x)
     assert first.provenance == second.provenance
