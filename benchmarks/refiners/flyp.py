@@ -10,6 +10,10 @@ from benchmarks.registry import register
 TIES = ("negatives", "share")
 
 
+NEEDS = {"model": "pairs"}
+LIMITS = {"ties": ("negatives", "share")}
+
+
 @register("flyp")
 class Flyp(Refiner):
     """The pairs as they are, uniform weights.

@@ -6,6 +6,8 @@ from benchmarks.refiners import Context, Refiner
 from benchmarks.refiners.image_text import require_towers
 from benchmarks.registry import register
 
+NEEDS = {"model": "pairs"}
+
 
 @register("zero-shot")
 class ZeroShot(Refiner):
