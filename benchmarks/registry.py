@@ -156,6 +156,7 @@ def load(family: str, name: str) -> Callable:
     return _registered[family, name]
 
 
+@cache
 def source(family: str, name: str) -> ast.Module:
     """Give the syntax tree of the module that registers a name, not imported."""
     holder = module_name(family, name)
@@ -172,7 +173,6 @@ def declared(family: str, name: str, constant: str) -> ast.expr | None:
     return None
 
 
-@cache
 def parsed(path: Path) -> ast.Module:
     """Parse a source file as Python reads it: a byte order mark or a coding line is no error.
 

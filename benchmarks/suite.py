@@ -84,7 +84,7 @@ class TableSpec(Frozen):
     @classmethod
     def _list_is_mapping(cls, value: Any) -> Any:
         if isinstance(value, list):
-            return dict.fromkeys(map(str, value), {})
+            return {name: {} for name in map(str, value)}
         if isinstance(value, dict):
             return {name: entry or {} for name, entry in value.items()}
         return value
@@ -225,7 +225,7 @@ def plan(suite: Suite, *, table: str | None = None, tuned: Chosen | None = None)
     return list(specs.values())
 
 
-def runs(suite: Suite, *, table: str | None = None) -> list[RunSpec]:
+def to_run(suite: Suite, *, table: str | None = None) -> list[RunSpec]:
     """Plan what is to be run; that it is nothing is an error."""
     specs = plan(suite, table=table)
     if not specs:

@@ -160,7 +160,9 @@ def _built(spec: RunSpec, device: str) -> Training:
     except (MemoryError, RuntimeError) as failure:
         if not machine.out_of_memory(failure):
             raise
-        raise BenchmarkError(f"{spec.name}: {OUT_OF_MEMORY} before the first step") from failure
+        raise BenchmarkError(
+            f"{spec.name}: {OUT_OF_MEMORY} before the first step: {records.MORE_MEMORY}"
+        ) from failure
 
 
 def _train(training: Training, checkpoint: Checkpoint | None) -> str:
