@@ -36,7 +36,7 @@ def run_leased(
     options : of `run_marked`.
     """
     # Before any lock; with none named the lease decides what CUDA sees, which must not be asked before.
-    if device := device or os.environ.get("SAFLEX_DEVICE"):
+    if device or os.environ.get("SAFLEX_DEVICE"):
         device = machine.chosen_device(device)
     at_once = devices.fitting(processes, memory_mb) if processes > 1 else 1
     with nullcontext() if device else devices.lease(at_once * memory_mb):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.errors import BenchmarkError, suggestion
+from benchmarks.errors import BenchmarkError
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
@@ -61,7 +61,7 @@ def chosen_device(named: str | None = None) -> str:
     if re.fullmatch(r"cuda(:\d+)?", asked):
         why = "torch sees no NVIDIA GPU with a driver" if len(here) == 1 else "there is no such GPU"
     else:
-        why = f"no device has this name, {suggestion(asked, ('cpu', 'cuda', 'cuda:0'))}"
+        why = "expected cpu, cuda or a GPU's number such as cuda:1"
     raise BenchmarkError(f"{by}device {asked!r}: {why}; this machine has {', '.join(here)}")
 
 
