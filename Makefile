@@ -9,6 +9,11 @@ SNAKEMAKE  := $(ONE_THREAD) $(BIN)/snakemake --profile profiles/default
 DEFAULT_TESTS := not slow and not network and not gpu and not system
 SYSTEM_TESTS  ?= system
 
+# One line instead of a resolver's page, where nobody has tried the pins.
+REFUSE := import sys; here = (sys.platform, *sys.version_info[:2]); \
+  sys.exit(None if here == ("linux", 3, 11) else \
+  "Linux and Python 3.11 are needed, this is %s and %d.%d: make PYTHON=python3.11" % here)
+
 define where
 	@cat results/$(1)/logs/tables.log
 	@printf '%s\n' "" \
@@ -30,6 +35,7 @@ help: ## this list
 # Stamped last, so that an installation cut short is done again.
 EDITABLE := --no-deps --no-build-isolation -e . -e ./benchmarks
 $(READY): requirements.lock pyproject.toml benchmarks/pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c '$(REFUSE)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if $(BIN)/pip install -q uv; then \
 	  $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -r requirements.lock && \

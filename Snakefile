@@ -20,7 +20,7 @@ from benchmarks.running.source_hash import module_hash
 
 config = {"suite": "demo", "results": "", "track": True, "uri": "", "processes": 0} | config
 SUITE = suites.load(config["suite"])
-BUNDLES = suites.bundles(suites.plan(SUITE))
+BUNDLES = suites.bundles(suites.to_run(SUITE))
 FIRST = {bundle: specs[0] for bundle, specs in BUNDLES.items()}
 COST = cost.per_bundle(SUITE)
 TRACK = str(config["track"]).lower() not in {"false", "no", "0"}

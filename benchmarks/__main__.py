@@ -25,6 +25,8 @@ app.add_typer(generate.app, name="generate")
 
 Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
 
+PYTHON = (3, 11)
+
 # What a user mends outside the program; any other OSError is a defect and shows where it came from.
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
 
@@ -32,6 +34,7 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 def main() -> None:
     """Run the command line; an error a user can act on is one clear line and exit status 2."""
     try:
+        _refuse_elsewhere()
         app()
     except BenchmarkError as error:
         for line in str(error).splitlines():
@@ -49,14 +52,40 @@ def main() -> None:
         sys.exit(2)
 
 
+def _refuse_elsewhere() -> None:
+    """Refuse, before a traceback does, where nobody has tried the pins (`requirements.lock`)."""
+    if sys.platform != "linux":
+        raise BenchmarkError(
+            f"the benchmark runs on Linux, and this is {sys.platform}: take a Linux machine or container; "
+            "the library `saflex` alone needs nothing but torch"
+        )
+    if sys.version_info[:2] != PYTHON:
+        here, needed = (".".join(map(str, v)) for v in (sys.version_info[:2], PYTHON))
+        raise BenchmarkError(
+            f"the benchmark runs on Python {needed}, and this is {here}: its pins were tried on no other; "
+            f"`make PYTHON=python{needed}` in a checkout without .venv"
+        )
+
+
 @app.command()
-def plan(suite: SuiteName = "demo", table: Table = None, results: Results = None) -> None:
+def plan(
+    suite: SuiteName = "demo",
+    table: Table = None,
+    results: Results = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="build each distinct cell once and take one step")
+    ] = False,
+) -> None:
     """List the bundles that a suite would run, and which of their records are current."""
     from benchmarks import suite as suites
     from benchmarks.running import overview
 
     loaded = suites.load(suite)
     overview.show(loaded, folder_of(loaded.name, results), table=table)
+    if check:
+        from benchmarks.running import trial
+
+        trial.check(suites.bundles(suites.plan(loaded, table=table)))
 
 
 @app.command()
@@ -84,7 +113,7 @@ def fetch(
 
     wanted = list(dataset or [])
     if suite:
-        specs = suites.plan(suites.load(suite))
+        specs = suites.to_run(suites.load(suite))
         wanted += sorted({spec.settings.dataset.name for spec in specs})
     if not wanted:
         raise BenchmarkError("nothing to fetch: name a --dataset or a --suite")
@@ -140,7 +169,7 @@ def run(
     from benchmarks.errors import UnknownName
 
     loaded = suites.load(suite)
-    bundles = suites.bundles(suites.plan(loaded))
+    bundles = suites.bundles(suites.to_run(loaded))
     if bundle is not None and bundle not in bundles:
         raise UnknownName("bundle", bundle, bundles)
     from benchmarks.forecast import cost

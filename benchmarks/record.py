@@ -26,6 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # field is of protocol 1; records of two protocols are never averaged or compared.
 PROTOCOL = 2
 
+# How the error of a run begins that the machine was too small for: no result, so it is run again.
+OUT_OF_MEMORY = "out of memory"
+MORE_MEMORY = (
+    "give a run more of the device with a smaller `--processes`, or need less of it by the recipe's "
+    "`batch_size` or, in SAFLEX rows, `estimator: last-layer` or `finite-difference`"
+)
+
 
 class Record(Frozen):
     """What one run was and what came of it.

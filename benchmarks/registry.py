@@ -2,7 +2,8 @@
 
 A file in ``benchmarks/<family>/`` registers what it holds with ``@register("name", ...)``. Names are
 read from the source without importing it, so that planning a suite needs no torch; the module is
-imported when somebody asks for the thing itself.
+imported when somebody asks for the thing itself. A file that cannot be read is named and skipped: it
+stops nobody who does not ask for what it holds.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import re
 import sys
-from collections.abc import Callable
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from benchmarks.errors import BenchmarkError, UnknownName
 
@@ -25,6 +31,10 @@ SINGULAR = {
     "refiners": "refiner",
     "models": "model",
 }
+
+# Constants that modules give to who plans a run and does not import them (`benchmarks.check`).
+DECLARATIONS = {"LIMITS", "OFFERS", "NEEDS", "REFUSES", "PASSES_ON"}
+NAME = r"[a-z0-9][a-z0-9+._-]*"  # as suites spell them
 
 _registered: dict[tuple[str, str], Callable] = {}
 
@@ -41,19 +51,30 @@ def register(*names: str) -> Callable[[Callable], Callable]:
     return decorate
 
 
-@cache
 def modules(family: str) -> dict[str, str]:
     """Map each registered name of a family to the module that holds it, importing none."""
-    found: dict[str, str] = {}
+    return _scanned(family)[0]
+
+
+@cache
+def _scanned(family: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Give the names of a family with their modules, and why other names cannot be used."""
+    places: dict[str, list[Path]] = defaultdict(list)
     for path in sorted((Path(__file__).parent / family).glob("*.py")):
-        for name in _literal_names(path):
-            module = f"benchmarks.{family}.{path.stem}"
-            if name in found:
-                raise ValueError(
-                    f"{family} name {name!r} is registered by {found[name]} and {module}"
-                )
-            found[name] = module
-    return found
+        try:
+            for name in _literal_names(path):
+                places[name].append(path)
+        except BenchmarkError as problem:
+            _to_stderr(f"{problem}; the file is skipped")
+    found = {name: f"benchmarks.{family}.{where[0].stem}" for name, where in places.items()}
+    clashes = {}
+    for name in [name for name, where in places.items() if len(where) > 1]:
+        # Whose is meant nobody can tell: a guess would train on other data without a word.
+        del found[name]
+        files = " and ".join(map(str, dict.fromkeys(places[name])))
+        clashes[name] = f"{SINGULAR[family]} {name!r} is registered twice, by {files}: rename one"
+        _to_stderr(f"{clashes[name]}; until then the name is skipped")
+    return found, clashes
 
 
 def add(family: str, path: Path) -> list[str]:
@@ -78,15 +99,19 @@ def add(family: str, path: Path) -> list[str]:
         )
     spec = importlib.util.spec_from_file_location(module, path)
     sys.modules[module] = loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    with _named(str(path)):
+        spec.loader.exec_module(loaded)
     known.update(dict.fromkeys(names, module))
     return names
 
 
 def check(family: str, name: str) -> None:
     """Raise `UnknownName`, with the nearest known name, unless the name is registered."""
-    if name not in modules(family):
-        raise UnknownName(SINGULAR[family], name, modules(family))
+    found, clashes = _scanned(family)
+    if name in clashes:
+        raise BenchmarkError(clashes[name])
+    if name not in found:
+        raise UnknownName(SINGULAR[family], name, found)
 
 
 def module_name(family: str, name: str) -> str:
@@ -96,35 +121,123 @@ def module_name(family: str, name: str) -> str:
 
 
 def module(family: str, name: str) -> ModuleType:
-    """Import the module that registers a name."""
-    return importlib.import_module(module_name(family, name))
+    """Import the module that registers a name.
+
+    Raises
+    ------
+    BenchmarkError
+        It cannot be imported; the line says where it stumbled.
+    """
+    wanted = module_name(family, name)
+    with _named(f"{SINGULAR[family]} {name!r}: {wanted}"):
+        return importlib.import_module(wanted)
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say in a line what somebody's file, of whatever kind, stumbles over when it is run."""
+    try:
+        yield
+    except BenchmarkError:
+        raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise BenchmarkError(
+            f"{what} cannot be imported: {at.filename}, line {at.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def load(family: str, name: str) -> Callable:
     """Import the module that registers the name and return what it registered."""
-    module(family, name)
+    holder = module(family, name)
+    if (family, name) not in _registered:
+        raise BenchmarkError(f"{holder.__file__} did not register {name!r} when it was imported")
     return _registered[family, name]
+
+
+@cache
+def source(family: str, name: str) -> ast.Module:
+    """Give the syntax tree of the module that registers a name, not imported."""
+    holder = module_name(family, name)
+    # Not by `find_spec`, which imports the package around the module, and torch with it.
+    here = Path(__file__).parent / family / f"{holder.rpartition('.')[2]}.py"
+    return parsed(Path(sys.modules[holder].__file__) if holder in sys.modules else here)
 
 
 def declared(family: str, name: str, constant: str) -> ast.expr | None:
     """Read what a name's module assigns to a constant, without importing it; None if it does not."""
-    for node in _tree(importlib.util.find_spec(module_name(family, name)).origin).body:
+    for node in source(family, name).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == constant:
             return node.value
     return None
 
 
-@cache
-def _tree(path: str) -> ast.Module:
-    return ast.parse(Path(path).read_text(encoding="utf-8"))
+def parsed(path: Path) -> ast.Module:
+    """Parse a source file as Python reads it: a byte order mark or a coding line is no error.
+
+    Raises
+    ------
+    BenchmarkError
+        The file is no Python, or cannot be read.
+    """
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError) as error:  # null bytes are a ValueError in Python 3.11
+        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+        reason = getattr(error, "msg", None) or error
+        raise BenchmarkError(f"{path} is no Python{line}: {reason}") from error
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def definition(family: str, name: str) -> ast.FunctionDef | ast.ClassDef:
+    """Give the statement that defines what is registered under a name."""
+    return dict(_registrations(source(family, name)))[name]
 
 
 def _literal_names(path: Path) -> list[str]:
-    decorators = [
-        d
-        for node in _tree(str(path)).body
+    """List the names that a file registers, as often as it does."""
+    if not path.stem.isidentifier():  # such as ._x.py, which macOS leaves beside x.py
+        raise BenchmarkError(f"{path}: no module can have this name")
+    names = [name for name, _ in _registrations(parsed(path))]
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(NAME, name):
+            raise BenchmarkError(
+                f"{path} registers {name!r}: expected a name in quotes, of lower-case letters, digits "
+                "and + . _ -"
+            )
+    return names
+
+
+def _registrations(tree: ast.Module) -> list[tuple[Any, ast.FunctionDef | ast.ClassDef]]:
+    """Pair every argument of `register` with what it decorates; what is no literal stands as None."""
+    direct, holders = {"register"}, {"registry"}
+    for node in tree.body:
+        for alias in getattr(node, "names", []):
+            if getattr(node, "module", "") == "benchmarks.registry" and alias.name == "register":
+                direct.add(alias.asname or alias.name)
+            elif alias.asname and alias.name in ("registry", "benchmarks.registry"):
+                holders.add(alias.asname)
+
+    def registers(call: ast.expr) -> bool:
+        if not isinstance(call, ast.Call):
+            return False
+        holder = getattr(call.func, "value", None)
+        of = getattr(holder, "id", getattr(holder, "attr", None))
+        return getattr(call.func, "id", None) in direct or (
+            getattr(call.func, "attr", None) == "register" and of in holders
+        )
+
+    return [
+        (getattr(argument, "value", None), node)
+        for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
-        for d in node.decorator_list
-        if isinstance(d, ast.Call) and getattr(d.func, "id", None) == "register"
+        for decorator in node.decorator_list
+        if registers(decorator)
+        for argument in decorator.args
     ]
-    return [ast.literal_eval(argument) for d in decorators for argument in d.args]
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

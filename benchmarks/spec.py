@@ -25,8 +25,8 @@ class Recipe(Frozen):
     """How the network is trained; the same for every method of a table (protocol)."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    lr: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only")
     schedule: Literal["constant", "milestones", "cosine", "cosine-steps"] = "constant"
     milestones: tuple[float, ...] = Field((0.5, 0.75), description="as shares of all epochs")

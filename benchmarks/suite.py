@@ -6,18 +6,24 @@ from dataclasses import fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from benchmarks import registry
+from benchmarks import check, registry
 from benchmarks.errors import BenchmarkError, suggestion
 from benchmarks.spec import Component, Frozen, Name, Recipe, RunSpec, Settings, TrainOn
 from saflex.settings import SaflexSettings
 
-SAFLEX_FORMS = ("saflex", "saflex-printed", "saflex-derived", "weights-only")
+MOST_SEEDS = 1000  # above, a slip of the keyboard
+Metric = Literal["accuracy", "auroc", "macro_f1", "balanced_accuracy"]
+Several = Annotated[list[Name], Field(min_length=1)]
+Entries = Annotated[dict[Name, "Entry"], Field(min_length=1)]
 SUITES = Path(str(files("benchmarks"))) / "suites"
+
+
+Checked = TypeVar("Checked", bound=Frozen)
 
 
 class Row(Frozen):
@@ -36,21 +42,23 @@ class Entry(Frozen):
 
     name: Name | None = Field(None, description="registered name; default: the key itself")
     settings: dict[str, Any] = {}
-    metric: str | None = Field(None, description="data sets only: overrides the table's metric")
+    metric: Metric | None = Field(None, description="data sets only: overrides the table's metric")
     not_run: str | None = Field(None, description="planned by the paper, not run here, and why")
 
 
 class Override(Frozen):
     """Changes to the runs whose fields match, and what to call the change in the table."""
 
-    match: dict[Literal["dataset", "backbone", "upstream", "row"], list[Name]]
+    match: dict[Literal["dataset", "backbone", "upstream", "row"], Several]
     recipe: dict[str, Any] = {}
     dataset: dict[str, Any] = {}
     model: dict[str, Any] = {}
     refiner: dict[str, Any] = {}
     clean_share: float | None = Field(None, ge=0, le=1)
-    lr_factor: float = Field(1.0, gt=0, description="times the learning rate that holds otherwise")
-    seeds: int | None = Field(None, ge=1)
+    lr_factor: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="times the learning rate that holds otherwise"
+    )
+    seeds: int | None = Field(None, ge=1, le=MOST_SEEDS)
     skip: str | None = Field(None, description="do not run the matching cells, and why")
     reduced: str = ""
 
@@ -59,14 +67,14 @@ class TableSpec(Frozen):
     """One table: data sets x backbones x upstreams x rows."""
 
     title: str = ""
-    metric: Literal["accuracy", "auroc", "macro_f1", "balanced_accuracy"]
-    datasets: dict[Name, Entry]
-    backbones: dict[Name, Entry]
-    upstreams: dict[Name, Entry] = {"none": Entry()}
-    rows: list[Name]
+    metric: Metric
+    datasets: Entries
+    backbones: Entries
+    upstreams: Entries = {"none": Entry()}
+    rows: Several
     saflex: dict[str, Any] = Field({}, description="settings for every SAFLEX row, such as beta")
     recipe: Recipe = Recipe()
-    seeds: int | None = Field(None, ge=1)
+    seeds: int | None = Field(None, ge=1, le=MOST_SEEDS)
     reduced: str = ""
     replicas: bool = False
     untimed: str = Field("", description="why the times of its runs are no measurement")
@@ -76,7 +84,7 @@ class TableSpec(Frozen):
     @classmethod
     def _list_is_mapping(cls, value: Any) -> Any:
         if isinstance(value, list):
-            return {name: {} for name in value}
+            return {name: {} for name in map(str, value)}
         if isinstance(value, dict):
             return {name: entry or {} for name, entry in value.items()}
         return value
@@ -92,9 +100,9 @@ class Suite(Frozen):
 
     suite: Name
     title: str = ""
-    seeds: int = Field(5, ge=1)
+    seeds: int = Field(5, ge=1, le=MOST_SEEDS)
     rows: dict[Name, Row] = {}
-    tables: dict[Name, TableSpec]
+    tables: dict[Name, TableSpec] = Field(min_length=1)
     processes: int = Field(1, ge=1, description="runs of a bundle at once, on the same device")
     chosen: Path | None = Field(
         None, description="file of the settings of tuned rows, beside this one; `tune` writes it"
@@ -135,7 +143,7 @@ def shared_rows() -> dict[str, Row]:
 
 def names() -> list[str]:
     """Names of the suites that ship with the package."""
-    return sorted(path.stem for path in SUITES.glob("*.yaml") if path.stem != "rows")
+    return sorted(path.stem for path in SUITES.glob("[!.]*.yaml") if path.stem != "rows")
 
 
 def load(name_or_path: str | Path) -> Suite:
@@ -157,13 +165,7 @@ def load(name_or_path: str | Path) -> Suite:
         raise BenchmarkError(
             f"suite file {path} does not exist; known suites are {', '.join(names())}"
         )
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
-        suite = Suite.model_validate(content)
-    except yaml.YAMLError as error:
-        raise BenchmarkError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        raise BenchmarkError(_explain(path, error)) from error
+    suite = _read(path, Suite)
     if suite.chosen:
         suite = suite.model_copy(update={"chosen": path.parent / suite.chosen})
     if problems := list(_unknown_names(suite)):
@@ -175,15 +177,18 @@ def chosen(suite: Suite) -> Chosen:
     """Read the settings that `tune` chose for a suite's tuned rows; none before it has run."""
     if suite.chosen is None or not suite.chosen.exists():
         return Chosen()
+    return _read(suite.chosen, Chosen)
+
+
+def _read(path: Path, kind: type[Checked]) -> Checked:
+    """Read and check a YAML file."""
     try:
-        content = yaml.load(suite.chosen.read_text(encoding="utf-8"), Loader=_Strict)
-        return Chosen.model_validate(content)
-    except yaml.YAMLError as error:
-        raise BenchmarkError(
-            f"{suite.chosen} is not YAML: {' '.join(str(error).split())}"
-        ) from error
-    except ValidationError as error:
-        raise BenchmarkError(_explain(suite.chosen, error)) from error
+        return kind.model_validate(yaml.load(path.read_bytes(), Loader=_Strict))
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, OSError) as error:
+        if isinstance(error, ValidationError):
+            raise BenchmarkError(_explain(path, error)) from error
+        # PyYAML lets a date such as 2024-13-01 and a mapping as key through to Python.
+        raise BenchmarkError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def plan(suite: Suite, *, table: str | None = None, tuned: Chosen | None = None) -> list[RunSpec]:
@@ -193,6 +198,12 @@ def plan(suite: Suite, *, table: str | None = None, tuned: Chosen | None = None)
     ----------
     tuned : settings of the tuned rows; default: those of the suite's file. Cells of tuned rows that
         it does not hold are left out.
+
+    Raises
+    ------
+    BenchmarkError
+        Settings that something registered does not take, or parts that do not go together: every
+        distinct one, with the first cell that has it (`benchmarks.check`).
     """
     if table is not None and table not in suite.tables:
         raise BenchmarkError(
@@ -200,11 +211,34 @@ def plan(suite: Suite, *, table: str | None = None, tuned: Chosen | None = None)
         )
     found = (tuned or chosen(suite)).tables
     specs: dict[tuple[str, int], RunSpec] = {}
+    faults: dict[str, list[str]] = {}
     for identifier, spec in suite.tables.items():
         if table in (None, identifier):
             for run in _plan_table(suite, identifier, spec, found.get(identifier, [])):
                 specs.setdefault((run.bundle, run.seed), run)
+                for fault in check.problems(run.settings) if run.seed == 0 else ():
+                    faults.setdefault(fault, []).append(run.bundle)
+    if faults:
+        raise BenchmarkError(
+            "\n".join(_told(suite, fault, *cells) for fault, cells in faults.items())
+        )
     return list(specs.values())
+
+
+def to_run(suite: Suite, *, table: str | None = None) -> list[RunSpec]:
+    """Plan what is to be run; that it is nothing is an error."""
+    specs = plan(suite, table=table)
+    if not specs:
+        raise BenchmarkError(
+            f"suite {suite.name} plans no run: every cell is `not_run`, skipped by an override or waits "
+            "for `python -m benchmarks tune`"
+        )
+    return specs
+
+
+def _told(suite: Suite, fault: str, cell: str, *others: str) -> str:
+    more = f" and {len(others)} more cells" if others else ""
+    return f"suite {suite.name}, {cell}{more}: {fault}"
 
 
 def bundles(specs: list[RunSpec]) -> dict[str, list[RunSpec]]:
@@ -250,15 +284,14 @@ def _plan_cell(
     changes = [*_matching(table.overrides, cell), *tuned]
     if any(change.skip for change in changes) or (row.tuned and not tuned):
         return
-    recipe, dataset = table.recipe.model_dump(), dict(data_entry.settings)
+    recipe, dataset = table.recipe, dict(data_entry.settings)
     model, refiner = dict(model_entry.settings), dict(row.settings)
     if row.refiner.startswith("saflex"):
         refiner = {**table.saflex, **refiner}
     seeds, reduced = table.seeds or suite.seeds, [table.reduced] if table.reduced else []
     clean_share = row.clean_share
     for change in changes:
-        recipe.update(change.recipe)
-        recipe["lr"] *= change.lr_factor
+        recipe = _changed(suite, cell, recipe, change)
         dataset.update(change.dataset)
         model.update(change.model)
         refiner.update(change.refiner)
@@ -272,7 +305,7 @@ def _plan_cell(
             name=upstream_entry.name or cell["upstream"], settings=upstream_entry.settings
         ),
         refiner=Component(name=row.refiner, settings=refiner),
-        recipe=Recipe.model_validate(recipe),
+        recipe=recipe,
         clean_share=clean_share,
         train_on=row.train_on,
         replicas=table.replicas,
@@ -292,11 +325,20 @@ def _plan_cell(
         )
 
 
+def _changed(suite: Suite, cell: dict[str, str], recipe: Recipe, change: Override) -> Recipe:
+    try:
+        changed = Recipe.model_validate(recipe.model_dump() | change.recipe)
+        return Recipe.model_validate(changed.model_dump() | {"lr": changed.lr * change.lr_factor})
+    except ValidationError as error:
+        where = f"suite {suite.name}, override of {'/'.join(cell.values())}: recipe"
+        raise BenchmarkError(_explain(where, error)) from error
+
+
 def _matching(overrides: list[Override], cell: dict[str, str]) -> list[Override]:
     return [o for o in overrides if all(cell[k] in v for k, v in o.match.items())]
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def _explain(path: Path | str, error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
@@ -329,8 +371,9 @@ def _unknown_names(suite: Suite):
         yield from _check(f"rows.{name}.refiner", "refiners", row.refiner)
         if row.upstream:
             yield from _check(f"rows.{name}.upstream", "upstream", row.upstream)
-        if row.refiner in SAFLEX_FORMS:
-            yield from _unknown_settings(f"rows.{name}.settings", row.settings)
+    folders = [identifier.removeprefix("table") for identifier in suite.tables]
+    if twice := {name for name in folders if folders.count(name) > 1 and name[:1].isdigit()}:
+        yield f"tables: {', '.join(sorted(twice))} and table{min(twice)} share one folder: rename one"
     for identifier, table in suite.tables.items():
         at = f"tables.{identifier}"
         yield from _unknown_settings(f"{at}.saflex", table.saflex)

@@ -38,6 +38,9 @@ def __getattr__(attribute: str) -> dict[str, tuple[Source, ...]]:
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
 
 
+OFFERS = ("image", "captions", "pretraining")
+
+
 @register("captioned-bloodmnist")
 def load(
     name: str,

@@ -91,6 +91,13 @@ def content_hash(name: str, **settings: Any) -> str | None:
     return image_files.content(index()) if there else None
 
 
+OFFERS = {"cub": ("image", "extra"), "cub-features": ("tabular", "extra")}
+LIMITS = {
+    "normalization": ("imagenet", "efficientnet-lite", "none"),
+    "trunk": ("efficientnet-lite0",),
+}
+
+
 @register("cub")
 def load(name: str, *, seed: int, normalization: str = "imagenet") -> Data:
     """Load images, uint8 (N, 3, 224, 224). The split is official: `seed` changes nothing.

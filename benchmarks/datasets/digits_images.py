@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 SIDE = 28
 
 
+OFFERS = ("image",)
+
+
 @register("digits-images")
 def load(name: str, *, seed: int, limit: int | None = None, label_noise: float = 0.0) -> Data:
     """Enlarge the 1,797 digits bilinearly and split them 65/15/20, stratified, by seed.

@@ -91,6 +91,10 @@ def content_hash(name: str, **settings: Any) -> str | None:
     return image_files.content(index()) if at_hand else None
 
 
+OFFERS = ("image", "extra")
+LIMITS = {"normalization": ("imagenet", "efficientnet-lite", "none")}
+
+
 @register("iwildcam-subset")
 def load(name: str, *, seed: int, normalization: str = "none") -> Data:
     """Load images, uint8 (N, 3, 224, 224). The split is published: `seed` changes nothing.

@@ -59,6 +59,9 @@ def content_hash(name: str, **settings: Any) -> str | None:
     return hashlib.sha256(f"{listed} {sources.content([(LABELS,)])}".encode()).hexdigest()[:16]
 
 
+OFFERS = ("image", "captions")
+
+
 @register("iwildcam-wilds")
 def load(name: str, *, seed: int, side: int = 224) -> ImageTextData:
     """Open the data set; images stay files and are decoded when a batch asks for them.

@@ -81,6 +81,10 @@ def __getattr__(attribute: str) -> dict[str, tuple[Source, ...]]:
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
 
 
+OFFERS = ("image",)
+LIMITS = {"size": (28, 64, 128, 224)}
+
+
 @register(
     "pathmnist",
     "dermamnist",

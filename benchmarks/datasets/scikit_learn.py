@@ -28,6 +28,9 @@ def raw(name: str) -> Raw:
     )
 
 
+OFFERS = ("tabular",)
+
+
 @register("breast-cancer", "digits")
 def load(name: str, *, seed: int, label_noise: float = 0.0, limit: int | None = None) -> Data:
     return tabular.data(raw(name), name, seed=seed, label_noise=label_noise, limit=limit)

@@ -36,6 +36,9 @@ def raw(name: str) -> Raw:
     return prepared.raw(name, SOURCES[name], read)
 
 
+OFFERS = ("tabular",)
+
+
 @register("volkert")
 def load(name: str, *, seed: int, label_noise: float = 0.0, limit: int | None = None) -> Data:
     return tabular.data(raw(name), name, seed=seed, label_noise=label_noise, limit=limit)

@@ -25,7 +25,7 @@ from benchmarks import record, registry, sources, weights
 from benchmarks.forecast import images as generation
 from benchmarks.running import devices
 from benchmarks.spec import RunSpec
-from benchmarks.suite import Suite, bundles, plan
+from benchmarks.suite import Suite, bundles, plan, to_run
 
 Device = Literal["cpu", "gpu"]
 RATES = Path(__file__).with_name("cost_rates.yaml")
@@ -135,8 +135,8 @@ def estimate(
 
 def show(suite: Suite, *, table: str | None = None) -> None:
     """Print the estimate of a suite or of one of its tables, from its records where it has some."""
+    specs = to_run(suite, table=table)
     whole = estimate(suite, table=table, results=record.folder(suite.name))
-    specs = plan(suite, table=table)
     print(render(whole, _lacking(specs), by_bundle=table is not None), end="")
     for title, lines in _particulars(specs):
         print(f"\n{title}\n" + "\n".join(f"  {line}" for line in lines))

@@ -109,6 +109,19 @@ class Clip(ImageTextLogits):
         return torch.cat(parts)
 
 
+NEEDS = {"clip-vit-b16": {"dataset": "captions"}, "clip-tiny": {"dataset": "pretraining"}}
+REFUSES = {"upstream": "mixed labels"}
+OFFERS = ("pairs",)
+PASSES_ON = "Clip"
+LIMITS = {
+    "micro_batch": {"ge": 1},
+    "width": {"multiple_of": 32, "ge": 32},
+    "layers": {"ge": 1},
+    "patch": {"ge": 1},
+    "pretraining_epochs": {"ge": 0},
+}
+
+
 @register("clip-vit-b16")
 def build_vit_b16(
     data: ImageTextData,

@@ -19,6 +19,10 @@ WEIGHTS = Source(
 )
 
 
+NEEDS = {"dataset": "image"}
+OFFERS = ()
+
+
 @register("efficientnet-lite0")
 def build(data: Data, *, pretrained: bool = True) -> nn.Module:
     """Build the network with a fresh linear head, every weight trainable.

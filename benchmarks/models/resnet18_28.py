@@ -65,6 +65,10 @@ def _stage(before: int, width: int, *, blocks: int, stride: int) -> nn.Sequentia
     return nn.Sequential(first, *(BasicBlock(width, width) for _ in range(blocks - 1)))
 
 
+NEEDS = {"dataset": "image"}
+OFFERS = ("stages",)
+
+
 @register("resnet18-28")
 def build(
     data: Data,

@@ -19,6 +19,10 @@ WEIGHTS = Source(
 )
 
 
+NEEDS = {"dataset": "image"}
+OFFERS = ("stages",)
+
+
 @register("resnet50-imagenet")
 def build(data: Data, *, pretrained: bool = True) -> nn.Module:
     """Build torchvision's ResNet-50 with a fresh linear head; `pretrained` False for tests only."""

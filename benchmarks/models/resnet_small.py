@@ -10,6 +10,9 @@ from benchmarks.data import Data
 from benchmarks.models.resnet18_28 import SmallImageResNet
 from benchmarks.registry import register
 
+NEEDS = {"dataset": "image"}
+OFFERS = ("stages",)
+
 
 @register("resnet-small")
 def build(

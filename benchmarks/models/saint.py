@@ -182,6 +182,10 @@ class Saint(nn.Module):
         return self.head(tokens[..., 0, :])
 
 
+NEEDS = {"dataset": "tabular"}
+OFFERS = ()
+
+
 @register("saint")
 def build_saint(
     data: Data,

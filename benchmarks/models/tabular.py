@@ -77,6 +77,10 @@ class TabularInput(nn.Module):
         return torch.cat(parts, dim=-1)
 
 
+NEEDS = {"dataset": "tabular"}
+OFFERS = ()
+
+
 @register("mlp")
 def build_mlp(
     data: Data, *, hidden: tuple[int, ...] = (256, 256), dropout: float = 0.1

@@ -7,6 +7,9 @@ from torch import nn
 from benchmarks.data import Data
 from benchmarks.registry import register
 
+NEEDS = {"dataset": "image"}
+OFFERS = ("stages",)
+
 
 @register("resnet18")
 def build_resnet18(data: Data) -> nn.Module:

@@ -21,6 +21,9 @@ def evaluated(model: nn.Module, x: Tensor) -> Tensor:
         return logits_of(view.model, x).float()
 
 
+REFUSES = {"model": "pairs"}
+
+
 @register("bootstrapped")
 class Bootstrapped(Refiner):
     """Labels (1 - eps) y + eps p, p the model's own prediction for the same augmented sample.

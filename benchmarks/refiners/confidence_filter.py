@@ -26,6 +26,10 @@ from saflex import Batch, soft_rows
 BATCH = 256
 
 
+REFUSES = {"model": "pairs"}
+LIMITS = {"drop": ("both", "mislabelled", "unchanged"), "epochs": {"ge": 1}}
+
+
 @register("confidence-filter")
 class ConfidenceFilter(Refiner):
     """Weight 0 for what the filter drops, equal weights for the rest.

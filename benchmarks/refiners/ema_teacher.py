@@ -14,6 +14,9 @@ from benchmarks.registry import register
 from benchmarks.upstream import Augmented
 from saflex import Batch, soft_rows
 
+REFUSES = {"model": "pairs"}
+LIMITS = {"decay": {"ge": 0, "lt": 1}}
+
 
 @register("ema-teacher")
 class EmaTeacher(Refiner):

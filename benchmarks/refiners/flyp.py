@@ -10,6 +10,10 @@ from benchmarks.tasks.image_text import require_towers
 TIES = ("negatives", "share")
 
 
+NEEDS = {"model": "pairs"}
+LIMITS = {"ties": ("negatives", "share")}
+
+
 @register("flyp")
 class Flyp(Refiner):
     """The pairs as they are, uniform weights.

@@ -54,6 +54,9 @@ def reweighted(
     return w / torch.where(w.sum() > 0, w.sum(), 1.0)
 
 
+REFUSES = {"model": "pairs"}
+
+
 @register("l2rw")
 class LearningToReweight(Refiner):
     """Upstream labels and the weights of Algorithm 1.

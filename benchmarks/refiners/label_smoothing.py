@@ -8,6 +8,8 @@ from benchmarks.registry import register
 from benchmarks.upstream import Augmented
 from saflex import Batch, soft_rows
 
+REFUSES = {"model": "pairs"}
+
 
 @register("label-smoothing")
 class LabelSmoothing(Refiner):

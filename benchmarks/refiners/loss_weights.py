@@ -23,6 +23,9 @@ def weights_by_loss(losses: Tensor, *, slope: float) -> Tensor:
     return torch.softmax(torch.nn.functional.logsigmoid(-slope * z), 0)
 
 
+REFUSES = {"model": "pairs"}
+
+
 @register("loss-weights")
 class LossWeights(Refiner):
     """Upstream labels; the larger a sample's loss in its batch, the smaller its weight.

@@ -145,6 +145,16 @@ def prediction_change(memory: Tensor, log_p: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - memory)).mean(1)
 
 
+NEEDS = {"model": "stages"}
+LIMITS = {
+    "bound": {"gt": 0},
+    "steps": {"ge": 1},
+    "portion": {"gt": 0, "le": 1},
+    "weight": {"ge": 0},
+    "warm_up": {"ge": 0},
+}
+
+
 @register("lp-a3")
 class LPA3(Refiner):
     """Add the cross-entropy of label-preserving adversarial examples to the task's own.

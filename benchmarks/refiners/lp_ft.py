@@ -19,6 +19,10 @@ from benchmarks.tasks.image_text import require_towers
 ABSENT_MARGIN = 10.0
 
 
+NEEDS = {"model": "pairs"}
+LIMITS = {"iterations": {"ge": 1}}
+
+
 @register("lp-ft")
 class LpFt(Refiner):
     """Cross-entropy on a linear head over normalised image features; the text tower is not used.

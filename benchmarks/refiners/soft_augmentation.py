@@ -30,6 +30,10 @@ def softened(y: Tensor, confidence: Tensor, num_classes: int) -> Tensor:
     return others.scatter(1, y[:, None], confidence[:, None])
 
 
+NEEDS = {"upstream": "visibility"}
+LIMITS = {"power": {"gt": 0}}
+
+
 @register("soft-augmentation")
 class SoftAugmentation(Refiner):
     """Soften and reweight each sample by what its crop shows.

@@ -6,6 +6,8 @@ from benchmarks.refiners import Context, Refiner
 from benchmarks.registry import register
 from benchmarks.tasks.image_text import require_towers
 
+NEEDS = {"model": "pairs"}
+
 
 @register("zero-shot")
 class ZeroShot(Refiner):

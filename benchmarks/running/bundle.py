@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import Record
-from benchmarks.running import devices, markers
+from benchmarks.errors import BenchmarkError
+from benchmarks.record import MORE_MEMORY, OUT_OF_MEMORY, Record
+from benchmarks.running import devices, machine, markers
 from benchmarks.running.current import up_to_date
 from benchmarks.running.execute import run_bundle
 from benchmarks.running.locks import bundle_lock
@@ -33,6 +35,9 @@ def run_leased(
     processes : runs of a bundle at a time, lowered to what the device holds.
     options : of `run_marked`.
     """
+    # Before any lock; with none named the lease decides what CUDA sees, which must not be asked before.
+    if device or os.environ.get("SAFLEX_DEVICE"):
+        device = machine.chosen_device(device)
     at_once = devices.fitting(processes, memory_mb) if processes > 1 else 1
     with nullcontext() if device else devices.lease(at_once * memory_mb):
         for specs in bundles:
@@ -71,5 +76,10 @@ def run_marked(
             run_missing(specs, results, processes=processes, **options)
             options["report"] = lambda line: None  # each process told of its own run
         done = run_bundle(specs, results, **options)
+        if short := [record for record in done if record.error.startswith(OUT_OF_MEMORY)]:
+            raise BenchmarkError(
+                f"{bundle}: {len(short)} of {len(done)} runs ran {OUT_OF_MEMORY} and are recorded as "
+                f"failed: {MORE_MEMORY}; the same command runs them again"
+            )
         markers.write(results, bundle, done)
     return done

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import record as records
 from benchmarks.errors import BenchmarkError
-from benchmarks.record import PROTOCOL, Record
+from benchmarks.record import OUT_OF_MEMORY, PROTOCOL, Record
 from benchmarks.running.data_hash import DATA, data_hash, ensure_known
 from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
@@ -70,7 +70,9 @@ class Present:
             return SETTINGS
         if record.source and record.source != self.source(spec):
             return SOURCE
-        return OTHER_DATA if self.other_data(record.content, spec) else ""
+        if self.other_data(record.content, spec):
+            return OTHER_DATA
+        return OUT_OF_MEMORY if record.error.startswith(OUT_OF_MEMORY) else ""
 
     def other_data(self, recorded: dict[str, str], spec: RunSpec) -> bool:
         """Tell whether data at hand are not those of a record."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
@@ -12,7 +11,8 @@ from pathlib import Path
 from benchmarks import record as records
 from benchmarks import registry
 from benchmarks.data import Data, Split
-from benchmarks.record import Record
+from benchmarks.errors import BenchmarkError
+from benchmarks.record import OUT_OF_MEMORY, Record
 from benchmarks.running import data_hash, machine
 from benchmarks.running.checkpoint import Checkpoint, saved
 from benchmarks.running.current import up_to_date
@@ -43,7 +43,7 @@ def run_bundle(
     Interrupted
         On SIGTERM, after the running seed's checkpoint is written; the same call goes on from it.
     """
-    device = device or os.environ.get("SAFLEX_DEVICE") or machine.default_device()
+    device = machine.chosen_device(device)
     machine.return_large_blocks()
     done: list[Record] = []
 
@@ -106,7 +106,7 @@ def execute(
     keep_weights_in : results folder below which the trained weights go; None keeps none.
     """
     started = machine.now()
-    training = Training(spec, load_data(spec, device))
+    training = _built(spec, device)
     error = _train(training, checkpoint)
     if keep_weights_in and not error:
         path = records.weights_path(keep_weights_in, spec.key)
@@ -130,7 +130,7 @@ def execute_replicas(
     from benchmarks.running import replicas
 
     started = machine.now()
-    for group in replicas.stacks(Training(s, load_data(s, device)) for s in specs):
+    for group in replicas.stacks(_built(s, device) for s in specs):
         training = replicas.together(group)
         file = checkpoint(group[0].spec) if checkpoint else None
         if file is not None and len(group) > 1:
@@ -153,14 +153,33 @@ def load_data(spec: RunSpec, device: str) -> Data:
     return data_hash.load(spec, registry.load("datasets", spec.settings.dataset.name)).to(device)
 
 
+def _built(spec: RunSpec, device: str) -> Training:
+    """Load the data of a run and build all it needs; too little memory for that is one line."""
+    try:
+        return Training(spec, load_data(spec, device))
+    except (MemoryError, RuntimeError) as failure:
+        if not machine.out_of_memory(failure):
+            raise
+        raise BenchmarkError(
+            f"{spec.name}: {OUT_OF_MEMORY} before the first step: {records.MORE_MEMORY}"
+        ) from failure
+
+
 def _train(training: Training, checkpoint: Checkpoint | None) -> str:
     """Train from the checkpoint, if any, to the end; say what stopped it early."""
-    if checkpoint is not None:
-        checkpoint.resume(training)
+    place = "after step {0.steps}, epoch {1}"
     try:
+        if checkpoint is not None:
+            checkpoint.resume(training)
         training.run(after_step=checkpoint or (lambda training: None))
     except (NonFiniteLoss, NonFiniteGradientError) as failure:
-        return f"{failure} (after step {training.steps}, epoch {training.epoch + 1})"
+        return f"{failure} ({place.format(training, training.epoch + 1)})"
+    except (MemoryError, RuntimeError) as failure:
+        if not machine.out_of_memory(failure):
+            raise
+        return (
+            f"{OUT_OF_MEMORY} ({place.format(training, training.epoch + 1)}: {str(failure)[:200]})"
+        )
     return ""
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import ctypes
 import datetime as dt
 import gc
+import os
 import platform
+import re
 import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import torch
+
+from benchmarks.errors import BenchmarkError
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
@@ -32,13 +37,40 @@ def free_memory() -> None:
     for such circles; and glibc keeps freed blocks below a block that is still in use.
     """
     gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
 
-def default_device() -> str:
-    """Use a CUDA device where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def chosen_device(named: str | None = None) -> str:
+    """Give the device to run on: the one named, else `SAFLEX_DEVICE`, else a GPU where there is one.
+
+    Raises
+    ------
+    BenchmarkError
+        It is none, or none of this machine; the line says what there is.
+    """
+    here = ["cpu"]
+    if torch.cuda.is_available():
+        here += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    asked = named or os.environ.get("SAFLEX_DEVICE") or here[:2][-1]
+    if asked in here:
+        return asked
+    by = "" if named else "SAFLEX_DEVICE: "
+    if re.fullmatch(r"cuda(:\d+)?", asked):
+        why = "torch sees no NVIDIA GPU with a driver" if len(here) == 1 else "there is no such GPU"
+    else:
+        why = "expected cpu, cuda or a GPU's number such as cuda:1"
+    raise BenchmarkError(f"{by}device {asked!r}: {why}; this machine has {', '.join(here)}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether the machine's or the GPU's memory was too small."""
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def now() -> str:
@@ -50,7 +82,8 @@ def peak_memory(device: str) -> float:
     """Give the largest memory so far, MiB: of the GPU's allocator, or of this process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss: bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def device_name(device: str) -> str:

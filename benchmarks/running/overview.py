@@ -13,7 +13,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.record import Record
 from benchmarks.running.current import Present, choose
 from benchmarks.spec import RunSpec
-from benchmarks.suite import Suite, bundles, plan
+from benchmarks.suite import Suite, bundles, to_run
 
 DAMAGED = "damaged"
 
@@ -23,7 +23,7 @@ def show(
 ) -> None:
     """Print a line a bundle and the totals."""
     console, present = console or Console(), Present()
-    specs = plan(suite, table=table)
+    specs = to_run(suite, table=table)
     shown = Table("bundle", "runs", "current", "stale", "reduced", title=suite.title)
     found: list[Record] = []
     current, stale = 0, Counter()

@@ -20,7 +20,7 @@ from benchmarks.data import Data
 from benchmarks.errors import BenchmarkError
 from benchmarks.record import replacing
 from benchmarks.running.execute import load_data
-from benchmarks.running.machine import default_device
+from benchmarks.running.machine import chosen_device
 from benchmarks.spec import RunSpec
 from benchmarks.train import Training
 from saflex import soft_rows
@@ -87,7 +87,7 @@ def inspect(
     total = spec.settings.recipe.epochs
     if max(epochs, default=0) > total:
         raise BenchmarkError(f"epoch {max(epochs)} to inspect, but {spec.bundle} trains {total}")
-    data = load_data(spec, device or default_device())
+    data = load_data(spec, chosen_device(device))
     if data.kind != "image":
         raise BenchmarkError(f"{data.name} has no images to look at")
     folder = results / "figures" / "samples" / spec.name

@@ -61,6 +61,7 @@ def measure(
         return old
     from benchmarks.running import machine
 
+    device = machine.chosen_device(device)
     runs = {spec.row: _started(spec, device) for spec in group}
     for run in runs.values():
         _turn(run, 2)

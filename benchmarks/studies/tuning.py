@@ -163,6 +163,9 @@ def tune(
             f"suite {suite.name} does not say where chosen settings go: give it a line such as "
             "chosen: tuned/mine.yaml"
         )
+    from benchmarks.running import machine
+
+    device = machine.chosen_device(device)
     for run in runs:
         length = _length(suite, run, results, longest=longest, device=device)
         done: list[Trial] = []

@@ -31,6 +31,11 @@ class _Crop(Upstream):
         return torch.where(chosen[:, None, None, None], x.flip(-1), x)
 
 
+NEEDS = {"dataset": "image"}
+OFFERS = ("visibility",)
+LIMITS = {"sigma": {"ge": 0}, "whole": {"ge": 0, "le": 1}, "padding": {"ge": 0}}
+
+
 @register("crop")
 class Crop(_Crop):
     """Shift the frame by whole pixels drawn from a Gaussian (Soft-Augmentation, Liu et al. 2023).

@@ -10,6 +10,10 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.registry import register
 from benchmarks.upstream import Augmented, Upstream
 
+NEEDS = {"dataset": "tabular"}
+OFFERS = ()
+LIMITS = {"probability": {"ge": 0, "le": 1}}
+
 
 @register("cutmix")
 class TabularCutMix(Upstream):

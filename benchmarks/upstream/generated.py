@@ -42,6 +42,10 @@ class FixedSet(Upstream):
         return Augmented(x=self.normalize(self.x[chosen]), y=self.y[chosen], index=chosen)
 
 
+NEEDS = {"generated": {}, "extra-real": {"dataset": "extra"}}
+OFFERS = ()
+
+
 @register("generated")
 class Generated(FixedSet):
     """Serve a generated set, verified against its manifest.

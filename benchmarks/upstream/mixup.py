@@ -12,6 +12,10 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.registry import register
 from benchmarks.upstream import Augmented, Upstream
 
+NEEDS = {"dataset": "image"}
+OFFERS = ("mixed labels",)
+LIMITS = {"alpha": {"gt": 0}}
+
 
 @register("mixup")
 class Mixup(Upstream):

@@ -9,6 +9,8 @@ from benchmarks.data import Data
 from benchmarks.registry import register
 from benchmarks.upstream import Augmented, Upstream
 
+OFFERS = ()
+
 
 @register("none")
 class NoAugmentation(Upstream):

@@ -39,6 +39,11 @@ MAGNITUDES: dict[str, tuple[float, float, bool]] = {
 OPERATIONS = tuple(MAGNITUDES)
 
 
+NEEDS = {"dataset": "image"}
+OFFERS = ()
+LIMITS = {"num_ops": {"ge": 1}, "magnitude": {"ge": 0}, "bins": {"ge": 1}}
+
+
 @register("randaugment")
 class RandAugment(Upstream):
     """Apply `num_ops` operations to each image, drawn uniformly from 14, at one magnitude.

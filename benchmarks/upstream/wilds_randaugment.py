@@ -51,6 +51,11 @@ POOL: dict[str, tuple[Operation, float, float]] = {
 OPERATIONS = tuple(POOL)
 
 
+NEEDS = {"dataset": "image"}
+OFFERS = ()
+LIMITS = {"operations": {"ge": 1}}
+
+
 @register("wilds-randaugment")
 class WildsRandAugment(Upstream):
     """Augment every image on its own; labels are kept.

@@ -48,9 +48,9 @@ def make(
 
     index = _index(dataset)
     if (generator := _stand_ins().get(images)) is None:
-        from benchmarks.running.machine import default_device
+        from benchmarks.running.machine import chosen_device
 
-        device = device or default_device()
+        device = chosen_device(device)
         settings = {"device": device, "dtype": dtype, "batch_size": batch_size, "size": size}
         generator = _diffusion(images, index, weights, settings, steps, finetuning_steps)
     make_set(index, images, generator)

@@ -89,6 +89,7 @@ def test_comments_docstrings_and_formatting_do_not_count(package):
         package(run='"""Doc."""\n\n# why\ndef f(x):\n    """Adds."""\n    return (x +\n 1)\n')
         == plain
     )
+    assert package(run='LIMITS = {"x": {"ge": 0}}\ndef f(x):\n    return x + 1\n') == plain
     assert package(run="def f(x):\n    return x + 2\n") != plain
 
 

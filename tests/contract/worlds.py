@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import image_runs
 import image_text_runs
-import numpy as np
 import small_runs
-import torch
 
 from benchmarks.data import Data, Split
+from benchmarks.running import trial
 from benchmarks.spec import Component, Recipe, RunSpec, Settings
 
 # Settings that something registered cannot do without, or that fit its warm-up into a short run.
@@ -84,19 +81,6 @@ def component(name: str) -> Component:
     return Component(name=name, settings=NEEDED.get(name, {}))
 
 
-@contextmanager
-def global_streams_untouched() -> Iterator[None]:
+def global_streams_untouched() -> AbstractContextManager[None]:
     """The global random streams of torch, numpy and Python are where they were."""
-    before = _global_streams()
-    yield
-    moved = [name for name, state in _global_streams().items() if state != before[name]]
-    assert not moved, f"drew from the global random stream of {', '.join(moved)}"
-
-
-def _global_streams() -> dict[str, Any]:
-    legacy = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": (legacy[1].tolist(), *legacy[2:]),
-        "random": random.getstate(),
-    }
+    return trial.untouched("it")
