@@ -174,7 +174,7 @@ def recall(folder: str, key: Any) -> dict[str, Any] | None:
 
 def remember(folder: str, key: Any, value: dict[str, Any]) -> None:
     """Keep what was found out; in a data folder that cannot be written it is found out every time."""
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):  # no right to, a read-only disk, a full one
         record.atomic_write(_memory(folder, key), json.dumps(value) + "\n")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from benchmarks import registry
+from benchmarks import paths, registry
 from benchmarks.errors import BenchmarkError, suggestion
 from benchmarks.spec import Component, Frozen, Name, Recipe, RunSpec, Settings, TrainOn
 from saflex.settings import SaflexSettings
@@ -146,7 +146,7 @@ def load(name_or_path: str | Path) -> Suite:
     BenchmarkError
         All errors at once, each with its path in the file and the nearest known name.
     """
-    path = Path(name_or_path)
+    path = paths.given(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         if str(name_or_path) not in names():
             raise BenchmarkError(
@@ -163,9 +163,9 @@ def load(name_or_path: str | Path) -> Suite:
     except yaml.YAMLError as error:
         raise BenchmarkError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        raise BenchmarkError(_explain(path, error)) from error
+        raise BenchmarkError(explain(path, error, Suite)) from error
     if suite.chosen:
-        suite = suite.model_copy(update={"chosen": path.parent / suite.chosen})
+        suite = suite.model_copy(update={"chosen": path.parent / paths.given(suite.chosen)})
     if problems := list(_unknown_names(suite)):
         raise BenchmarkError("\n".join(f"{path}: {problem}" for problem in problems))
     return suite
@@ -183,7 +183,7 @@ def chosen(suite: Suite) -> Chosen:
             f"{suite.chosen} is not YAML: {' '.join(str(error).split())}"
         ) from error
     except ValidationError as error:
-        raise BenchmarkError(_explain(suite.chosen, error)) from error
+        raise BenchmarkError(explain(suite.chosen, error, Suite)) from error
 
 
 def plan(suite: Suite, *, table: str | None = None, tuned: Chosen | None = None) -> list[RunSpec]:
@@ -296,26 +296,26 @@ def _matching(overrides: list[Override], cell: dict[str, str]) -> list[Override]
     return [o for o in overrides if all(cell[k] in v for k, v in o.match.items())]
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def explain(where_given: Path | str, error: ValidationError, model: type[Frozen]) -> str:
+    """Say what is wrong with a file or with settings, a line each: its place, the reason, what was given."""
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"]
+        message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            known = _fields_at(problem["loc"][:-1])
+            known = _fields_at(model, problem["loc"][:-1])
             message = f"unknown key: {suggestion(str(problem['loc'][-1]), known)}"
         given = (
             ""
             if problem["type"] in {"extra_forbidden", "missing"}
             else f" (given {problem['input']!r})"
         )
-        lines.append(f"{path}: {where}: {message}{given}")
+        lines.append(f"{where_given}: {where}: {message}{given}")
     return "\n".join(lines)
 
 
-def _fields_at(location: tuple) -> list[str]:
-    """Fields of the model at a location of the suite file, for the suggestion of a near key."""
-    model: type[Frozen] = Suite
+def _fields_at(model: type[Frozen], location: tuple) -> list[str]:
+    """Fields of the model at a location of a file, for the suggestion of a near key."""
     steps = {"tables": TableSpec, "rows": Row, "recipe": Recipe, "overrides": Override}
     steps |= {"datasets": Entry, "backbones": Entry, "upstreams": Entry}
     for part in location:
