@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def ui(results: Path, uri: str | None = None, *, port: int = 5000) -> None:
     )  # an archived store is shown as it is
     with store.opened(uri, write=write) as client:
         experiments = client.search_experiments()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise BenchmarkError(
+                f"port {port} is taken ({error.strerror}): give another with --port"
+            ) from error
     print(f"dashboard: http://{HOST}:{port}  (Ctrl-C ends it)")
     for experiment in experiments:
         if view.TAG in experiment.tags:

@@ -148,7 +148,9 @@ def answering(uri: str) -> Iterator[None]:
     try:
         yield
     except (*failures, OSError, json.JSONDecodeError) as error:
-        reason = str(error).partition("Response body")[0].splitlines()[0].strip(" .")[:300]
+        # Of a page of HTML and a chain of causes only what a user can act on.
+        reason = str(error).partition("Response body")[0].splitlines()[0]
+        reason = reason.rpartition("(Caused by ")[2].strip(" .")[:300]
         hint = next((told for seen, told in HINTS.items() if re.search(seen, reason)), "")
         raise BenchmarkError(
             f"MLflow store {without_password(uri)} does not answer or refuses: {reason}{hint}"
