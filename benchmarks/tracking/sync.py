@@ -76,11 +76,14 @@ def sync(
     Raises
     ------
     BenchmarkError
-        The store cannot be reached, or some record is damaged; the readable ones are synced first.
+        There is nothing to sync, the store cannot be reached, or some record is damaged; the readable
+        ones are synced first.
     """
     uri = store.resolve(results, uri)
     if watch:
         return _watch(results, uri, suite, interval=interval, say=say)
+    if not (place := Path(results) / "records").is_dir():
+        raise BenchmarkError(f"{place} is not there: run the suite first, or name its --results")
     outcome = _round(results, uri, suite, say=say)
     say(f"{store.without_password(uri)}: {outcome}")
     if outcome.problems:

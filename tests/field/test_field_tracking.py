@@ -19,6 +19,7 @@ from reports import BY_HAND, report
 from benchmarks import record as records
 from benchmarks import tracking
 from benchmarks.errors import BenchmarkError
+from benchmarks.forecast import doctor
 from benchmarks.tracking import dashboard, runs, store
 from benchmarks.verbs import track
 
@@ -239,6 +240,20 @@ def test_a_sync_says_how_far_it_is(results, monkeypatch):
     said: list[str] = []
     tracking.sync(results, say=said.append)
     assert [line for line in said if line.endswith("1 of 2 runs")]
+
+
+@report(BY_HAND, "`track sync --results` with a typo", "one line; no folder, no store is made")
+def test_a_misspelt_folder_becomes_no_store(tmp_path):
+    assert "run the suite first" in one_line(tracking.sync, tmp_path / "reslts", say=silent)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("body", "level"), [(b"OK", "ok"), (b"<!doctype html>", "missing")])
+@report("mlflow 4955, 11551", "`doctor` of a server that is a sign-in page", "missing, and why")
+def test_doctor_tells_a_sign_in_page_from_a_store(tmp_path, body, level):
+    with answering(200, body) as uri:
+        (found,) = doctor.store(tmp_path, uri)
+    assert found.level == level
 
 
 @report(BY_HAND, "`track check` through the command line", "agrees, and counts the tables' records")
