@@ -14,18 +14,20 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from benchmarks import suite as suites
+from benchmarks.errors import AllFailed, BenchmarkError
 from benchmarks.forecast import cost
 from benchmarks.running import markers
+from benchmarks.verbs.workflow import configured
 from benchmarks.running.source_hash import module_hash
 
-config = {"suite": "demo", "results": "", "track": True, "uri": "", "processes": 0} | config
-SUITE = suites.load(config["suite"])
-BUNDLES = suites.bundles(suites.to_run(SUITE))
+try:
+    CONFIG, SUITE = configured(config)
+    BUNDLES = suites.bundles(suites.to_run(SUITE))
+    COST = cost.per_bundle(SUITE)
+except BenchmarkError as error:
+    sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
 FIRST = {bundle: specs[0] for bundle, specs in BUNDLES.items()}
-COST = cost.per_bundle(SUITE)
-TRACK = str(config["track"]).lower() not in {"false", "no", "0"}
-RESULTS = config["results"] or f"results/{SUITE.name}"
-PROCESSES = int(config["processes"]) or SUITE.processes
+RESULTS = CONFIG.results
 markers.settle(Path(RESULTS))
 if workflow.is_main_process:  # a job of a bundle leaves the other bundles' markers alone
     outdated = markers.set_outdated_aside(Path(RESULTS), BUNDLES)
@@ -44,9 +46,14 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/track.smk"
 
 
+onsuccess:
+    if markers.all_failed(Path(RESULTS), BUNDLES):
+        sys.exit(f"error: all runs of {RESULTS} failed; its tables and records say with what")
+
+
 rule all:
     default_target: True
     input:
         f"{RESULTS}/done/tables",
-        f"{RESULTS}/done/track" if TRACK else [],
+        f"{RESULTS}/done/track" if CONFIG.track else [],
     localrule: True

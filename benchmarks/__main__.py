@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.errors import BenchmarkError
+from benchmarks import sources
+from benchmarks.errors import MACHINE_ERRORS, BenchmarkError
 from benchmarks.verbs import generate, track
 from benchmarks.verbs.options import Results, SuiteName, folder_of
 
@@ -26,20 +26,28 @@ app.add_typer(generate.app, name="generate")
 Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
 
 PYTHON = (3, 11)
-
-# What a user mends outside the program; any other OSError is a defect and shows where it came from.
-MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
+INTERRUPTED = 130  # by Ctrl-C where nothing holds it back (benchmarks.running.stopping)
 
 
 def main() -> None:
     """Run the command line; an error a user can act on is one clear line and exit status 2."""
+    # Names of files and data need not be in the terminal's alphabet; to say them must not fail.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     try:
         _refuse_elsewhere()
+        sources.settle_variables()
         app()
     except BenchmarkError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print(
+                "interrupted: what was finished is kept, the same command goes on", file=sys.stderr
+            )
+        raise
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
@@ -326,8 +334,13 @@ def doctor(suite: SuiteName = "demo") -> None:
 
 @app.command()
 def merge(
-    sources: Annotated[list[Path], typer.Argument(help="results folders of other machines")],
-    into: Annotated[Path, typer.Option("--into", help="results folder to merge into")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(parser=sources.path_given, help="results folders of other machines"),
+    ],
+    into: Annotated[
+        Path, typer.Option("--into", parser=sources.path_given, help="results folder to merge into")
+    ],
 ) -> None:
     """Merge the records of several machines; two records of one key must agree."""
     from benchmarks import merge as merging

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# What a user mends outside the program; any other OSError is a defect and shows where it came from.
+MACHINE_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    | {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
+)
+
 
 class BenchmarkError(Exception):
-    """Printed as one clear line by the command line, which then exits with status 2."""
+    """Printed as one clear line by the command line, which then exits with `status`."""
+
+    status = 2
 
 
 class UnknownName(BenchmarkError):
@@ -20,6 +29,12 @@ class UnknownName(BenchmarkError):
 
 class DataError(BenchmarkError):
     """A data file that is missing, truncated or altered."""
+
+
+class AllFailed(BenchmarkError):
+    """Every run of a command failed. They are recorded, so the DAG goes on to tables that say so."""
+
+    status = 3
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

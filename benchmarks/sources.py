@@ -20,12 +20,35 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record, registry
-from benchmarks.errors import DataError
+from benchmarks.errors import BenchmarkError, DataError
 
 # A file changed less than this long ago may change again under the same time stamp.
 SETTLED_SECONDS = 2.0
 
 FIRST_BYTES = {".arff": (b"@", b"%"), ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".npz": b"PK"}
+
+
+def path_given(text: str | Path) -> Path:
+    """Read a path: no shell expands the ``~`` of ``results=~/x`` or of a quoted option.
+
+    Raises
+    ------
+    BenchmarkError
+        ``~somebody`` whom this machine does not know, or a character that no path may have.
+    """
+    if "\0" in str(text):
+        raise BenchmarkError(f"path {str(text)!r} holds a zero byte: no file has such a name")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise BenchmarkError(f"path {str(text)!r}: this machine knows no such home") from error
+
+
+def settle_variables() -> None:
+    """Make the folders that environment variables name whole paths, for this process and its children."""
+    for name in ("SAFLEX_DATA", "SAFLEX_HOME"):
+        if text := os.environ.get(name):
+            os.environ[name] = str(path_given(text).absolute())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +271,7 @@ def recall(folder: str, key: Any) -> dict[str, Any] | None:
 
 def remember(folder: str, key: Any, value: dict[str, Any]) -> None:
     """Keep what was found out; in a data folder that cannot be written it is found out every time."""
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):  # no right to, a read-only disk, a full one
         record.atomic_write(_memory(folder, key), json.dumps(value) + "\n")
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from benchmarks import check, registry
+from benchmarks import check, registry, sources
 from benchmarks.errors import BenchmarkError, suggestion
 from benchmarks.spec import Component, Frozen, Name, Recipe, RunSpec, Settings, TrainOn
 from saflex.settings import SaflexSettings
@@ -154,7 +154,7 @@ def load(name_or_path: str | Path) -> Suite:
     BenchmarkError
         All errors at once, each with its path in the file and the nearest known name.
     """
-    path = Path(name_or_path)
+    path = sources.path_given(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         if str(name_or_path) not in names():
             raise BenchmarkError(
@@ -167,7 +167,7 @@ def load(name_or_path: str | Path) -> Suite:
         )
     suite = _read(path, Suite)
     if suite.chosen:
-        suite = suite.model_copy(update={"chosen": path.parent / suite.chosen})
+        suite = suite.model_copy(update={"chosen": path.parent / sources.path_given(suite.chosen)})
     if problems := list(_unknown_names(suite)):
         raise BenchmarkError("\n".join(f"{path}: {problem}" for problem in problems))
     return suite
@@ -186,7 +186,7 @@ def _read(path: Path, kind: type[Checked]) -> Checked:
         return kind.model_validate(yaml.load(path.read_bytes(), Loader=_Strict))
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OSError) as error:
         if isinstance(error, ValidationError):
-            raise BenchmarkError(_explain(path, error)) from error
+            raise BenchmarkError(explain(path, error, Suite)) from error
         # PyYAML lets a date such as 2024-13-01 and a mapping as key through to Python.
         raise BenchmarkError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
@@ -331,33 +331,33 @@ def _changed(suite: Suite, cell: dict[str, str], recipe: Recipe, change: Overrid
         return Recipe.model_validate(changed.model_dump() | {"lr": changed.lr * change.lr_factor})
     except ValidationError as error:
         where = f"suite {suite.name}, override of {'/'.join(cell.values())}: recipe"
-        raise BenchmarkError(_explain(where, error)) from error
+        raise BenchmarkError(explain(where, error, Recipe)) from error
 
 
 def _matching(overrides: list[Override], cell: dict[str, str]) -> list[Override]:
     return [o for o in overrides if all(cell[k] in v for k, v in o.match.items())]
 
 
-def _explain(path: Path | str, error: ValidationError) -> str:
+def explain(where_given: Path | str, error: ValidationError, model: type[Frozen]) -> str:
+    """Say what is wrong with a file or with settings, a line each: its place, the reason, what was given."""
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"]
+        message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            known = _fields_at(problem["loc"][:-1])
+            known = _fields_at(model, problem["loc"][:-1])
             message = f"unknown key: {suggestion(str(problem['loc'][-1]), known)}"
         given = (
             ""
             if problem["type"] in {"extra_forbidden", "missing"}
             else f" (given {problem['input']!r})"
         )
-        lines.append(f"{path}: {where}: {message}{given}")
+        lines.append(f"{where_given}: {where}: {message}{given}")
     return "\n".join(lines)
 
 
-def _fields_at(location: tuple) -> list[str]:
-    """Fields of the model at a location of the suite file, for the suggestion of a near key."""
-    model: type[Frozen] = Suite
+def _fields_at(model: type[Frozen], location: tuple) -> list[str]:
+    """Fields of the model at a location of a file, for the suggestion of a near key."""
     steps = {"tables": TableSpec, "rows": Row, "recipe": Recipe, "overrides": Override}
     steps |= {"datasets": Entry, "backbones": Entry, "upstreams": Entry}
     for part in location:

@@ -193,13 +193,17 @@ def store(results: Path, uri: str | None = None) -> Iterator[Finding]:
         yield Finding("missing", "MLflow", str(error))
         return
     if place.startswith("http"):
+        from http.client import HTTPException
         from urllib.request import urlopen
 
         try:
             with urlopen(f"{place}/health", timeout=5) as answer:
-                text = f"{place} answers {answer.status}"
-                yield Finding("ok", "MLflow", text)
-        except OSError as error:
+                if answer.read(10).strip() == b"OK":
+                    yield Finding("ok", "MLflow", f"{place} answers {answer.status}")
+                else:
+                    text = f"{place} answers, but not as MLflow does: a sign-in page or a proxy?"
+                    yield Finding("missing", "MLflow", text)
+        except (OSError, ValueError, HTTPException) as error:
             yield Finding("missing", "MLflow", f"{place} does not answer: {error}")
         return
     if place.startswith(stores.SQLITE):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import MACHINE_ERRORS, AllFailed, BenchmarkError
 from benchmarks.record import MORE_MEMORY, OUT_OF_MEMORY, Record
 from benchmarks.running import devices, machine, markers
 from benchmarks.running.current import up_to_date
@@ -16,6 +17,7 @@ from benchmarks.running.execute import run_bundle
 from benchmarks.running.locks import bundle_lock
 from benchmarks.running.parallel import run_missing
 from benchmarks.spec import RunSpec
+from benchmarks.train import Interrupted
 
 
 def run_leased(
@@ -34,14 +36,42 @@ def run_leased(
     memory_mb : that one run of the largest bundle takes.
     processes : runs of a bundle at a time, lowered to what the device holds.
     options : of `run_marked`.
+
+    Raises
+    ------
+    BenchmarkError
+        A line for each bundle that crashed, after the others were run.
+    AllFailed
+        No run came to its end.
+    Interrupted, OSError
+        At once: on a signal; where the machine refuses what the next bundle needs as well.
     """
     # Before any lock; with none named the lease decides what CUDA sees, which must not be asked before.
     if device or os.environ.get("SAFLEX_DEVICE"):
         device = machine.chosen_device(device)
     at_once = devices.fitting(processes, memory_mb) if processes > 1 else 1
+    done: list[Record] = []
+    crashed: list[str] = []
     with nullcontext() if device else devices.lease(at_once * memory_mb):
         for specs in bundles:
-            run_marked(specs, results, device=device, processes=at_once, **options)
+            try:
+                done += run_marked(specs, results, device=device, processes=at_once, **options)
+            except Interrupted:
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+                    raise
+                if not isinstance(error, BenchmarkError):
+                    traceback.print_exc()
+                    error = f"{type(error).__name__}: {error}"
+                crashed.append(f"{specs[0].bundle}: {error}")
+    if crashed:
+        raise BenchmarkError("\n".join(crashed))
+    if done and all(record.status == "failed" for record in done):
+        raise AllFailed(
+            f"all {len(done)} runs failed, the first with: {done[0].error}; they are recorded, and run "
+            "again when their settings, data or source change"
+        )
 
 
 def run_marked(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from benchmarks.running import data_hash, machine
 from benchmarks.running.checkpoint import Checkpoint, saved
 from benchmarks.running.current import up_to_date
 from benchmarks.running.source_hash import source_hash
+from benchmarks.running.stopping import stopping
 from benchmarks.spec import RunSpec
 from benchmarks.train import Interrupted, NonFiniteLoss, Training
 from saflex.errors import NonFiniteGradientError
@@ -41,7 +41,7 @@ def run_bundle(
     Raises
     ------
     Interrupted
-        On SIGTERM, after the running seed's checkpoint is written; the same call goes on from it.
+        On SIGTERM or Ctrl-C, after the running seed's checkpoint is written; the same call goes on from it.
     """
     device = machine.chosen_device(device)
     machine.return_large_blocks()
@@ -55,7 +55,7 @@ def run_bundle(
             else:
                 yield spec
 
-    with _stop_on_sigterm() as stop:
+    with stopping() as stop:
 
         def checkpoint(spec: RunSpec) -> Checkpoint:
             return Checkpoint(results, spec, minutes=checkpoint_minutes, stop=stop)
@@ -211,21 +211,6 @@ def _record(
         commit=machine.commit(),
         source=source_hash(spec),
     )
-
-
-class _stop_on_sigterm:
-    """Hold SIGTERM back until the loop asks: a scheduler's notice becomes a checkpoint and an exit."""
-
-    def __enter__(self) -> Callable[[], bool]:
-        self.asked = False
-        self.before = signal.signal(signal.SIGTERM, self._note)
-        return lambda: self.asked
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self.before)
-
-    def _note(self, number: int, frame: object) -> None:
-        self.asked = True
 
 
 def _describe(data: Data) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.record import PROTOCOL, Record, atomic_write
@@ -38,6 +39,17 @@ def withdraw(results: Path, bundle: str) -> None:
     path = marker_path(results, bundle)
     path.unlink(missing_ok=True)
     _aside(path).unlink(missing_ok=True)
+
+
+def all_failed(results: Path, bundles: Iterable[str]) -> bool:
+    """Tell whether the markers at hand tell of failed runs alone."""
+    at_hand = [path for bundle in bundles if (path := marker_path(results, bundle)).is_file()]
+    told = {
+        status
+        for path in at_hand
+        for status in json.loads(path.read_text(encoding="utf-8"))["runs"].values()
+    }
+    return told == {"failed"}
 
 
 def set_outdated_aside(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.running.current import up_to_date
 from benchmarks.running.execute import Interrupted, run_bundle
 from benchmarks.running.locks import bundle_lock
+from benchmarks.running.stopping import stopping
 from benchmarks.spec import RunSpec
 
 TERMINATED = 143
@@ -36,13 +38,13 @@ def run_missing(
 ) -> None:
     """Write the records that are missing, `processes` runs at a time.
 
-    SIGTERM is handed on: every run saves its checkpoint. If this process is killed outright its
+    SIGTERM and Ctrl-C are handed on: every run saves its checkpoint. If this process is killed outright its
     children go on to their ends; each holds the lock of its run, so that a second call waits for them.
 
     Raises
     ------
     Interrupted
-        After SIGTERM, when all checkpoints are written.
+        After either, when all checkpoints are written.
     BenchmarkError
         A process died; the other runs were finished first.
     """
@@ -56,16 +58,23 @@ def run_missing(
     context = multiprocessing.get_context("spawn")
     running: dict[str, multiprocessing.Process] = {}
     codes: dict[str, int] = {}
-    with _handing_on(running) as stop:
-        while running or (waiting and not stop.asked):
-            while waiting and len(running) < processes and not stop.asked:
+
+    def hand_on() -> None:
+        for process in running.values():
+            if process.is_alive():
+                process.terminate()
+
+    with stopping(then=hand_on) as stop:
+        while running or (waiting and not stop()):
+            while waiting and len(running) < processes and not stop():
                 spec = waiting.pop(0)
                 name = spec.name
                 running[name] = context.Process(
                     target=_run, args=(spec, results, options), name=name
                 )
-                running[name].start()
-                if stop.asked:  # while it was being started
+                with _hearing_no_ctrl_c():
+                    running[name].start()
+                if stop():  # while it was being started
                     running[name].terminate()
             # A process that ended wakes the wait; a signal does not (PEP 475).
             ended = [p.sentinel for p in running.values()]
@@ -81,25 +90,17 @@ def run_missing(
         raise Interrupted(f"{left} runs are left")
 
 
-class _Stop:
-    asked = False
-
-
 @contextmanager
-def _handing_on(running: dict[str, multiprocessing.Process]):
-    stop = _Stop()
+def _hearing_no_ctrl_c() -> Iterator[None]:
+    """Start a process that no Ctrl-C reaches, which a terminal sends to all: it is handed on as SIGTERM.
 
-    def hand_on(number: int, frame: object) -> None:
-        stop.asked = True
-        for process in running.values():
-            if process.is_alive():
-                process.terminate()
-
-    before = signal.signal(signal.SIGTERM, hand_on)
+    One that came meanwhile is delivered to this process at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield stop
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(spec: RunSpec, results: Path, options: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ NEUTRAL = frozenset(
         "benchmarks.errors",
         "benchmarks.fetch",
         "benchmarks.running.locks",
+        "benchmarks.paths",
         "benchmarks.record",
         "benchmarks.registry",
         "benchmarks.running.source_hash",

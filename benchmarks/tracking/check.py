@@ -43,7 +43,7 @@ def check(
     Raises
     ------
     BenchmarkError
-        There are no tables or no runs to compare.
+        There are no tables to compare, or the store is not there or does not answer.
     """
     results, uri = Path(results), store.resolve(results, uri)
     cells = list(_cells(results))
@@ -71,13 +71,13 @@ def _runs_by_cell(
     uri: str, suites: set[str], used: set[str] | None
 ) -> dict[tuple[str, ...], list[Run]]:
     found: dict[tuple[str, ...], list[Run]] = defaultdict(list)
-    client = store.client(uri)
-    for experiment in client.search_experiments():
-        for run in all_runs(client, experiment.experiment_id):
-            tags = run.data.tags
-            of_these = runs.DIGEST in tags and runs.BUNDLE in tags and tags["suite"] in suites
-            if of_these and (used is None or tags[runs.KEY] in used):
-                found[tuple(tags[name] for name in CELL)].append(run)
+    with store.opened(uri, write=False) as client:
+        for experiment in client.search_experiments():
+            for run in all_runs(client, experiment.experiment_id):
+                tags = run.data.tags
+                of_these = runs.DIGEST in tags and runs.BUNDLE in tags and tags["suite"] in suites
+                if of_these and (used is None or tags[runs.KEY] in used):
+                    found[tuple(tags[name] for name in CELL)].append(run)
     return found
 
 

@@ -1,18 +1,27 @@
-"""The MLflow store: where it is, that it is safe to write to, and that its schema is in place."""
+"""The MLflow store: where it is, that it is safe to write to, and the one boundary behind which it fails.
+
+Whatever MLflow, a database, a server or a disk raise inside `opened` comes out as one line.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import re
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from filelock import FileLock
-
+from benchmarks import sources
 from benchmarks.errors import BenchmarkError
 from benchmarks.record import replacing
+from benchmarks.running.locks import bundle_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,6 +33,14 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 SQLITE = "sqlite:///"
 SCHEMES = (SQLITE, "http://", "https://", "postgresql", "mysql")
+BUSY_SECONDS = 5  # that another program may hold a sqlite store before this is said
+# What is behind a reason that MLflow gives, and what to do about it.
+HINTS = {
+    r"error code 401|error code 403": "; give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN",
+    r"not in a valid JSON": ": a sign-in page or a proxy answers in MLflow's place",
+    r"locked": "; another program writes to it: end that first",
+}
 
 
 def resolve(results: Path, uri: str | None = None) -> str:
@@ -42,7 +59,12 @@ def resolve(results: Path, uri: str | None = None) -> str:
         )
     if not uri.startswith(SQLITE):
         return uri.rstrip("/")
-    path = Path(uri.removeprefix(SQLITE)).absolute()
+    path = sources.path_given(uri.removeprefix(SQLITE)).absolute()
+    if "?" in str(path):
+        raise BenchmarkError(
+            f"the MLflow store {path} has a ? in its path, which a database's address ends at: give "
+            "another with --uri sqlite:////FILE"
+        )
     if (kind := file_system(path)) in NETWORK_FILE_SYSTEMS:
         raise BenchmarkError(
             f"the MLflow store {path} is on {kind}, where sqlite loses data: give a local path "
@@ -68,13 +90,103 @@ def file_system(path: Path, mounts: str | None = None) -> str:
 
 
 @contextmanager
-def writer(results: Path, uri: str) -> Iterator[MlflowClient]:
-    """Open a store for writing, its schema in place; a second writer of these results waits."""
-    lock = Path(results) / "locks" / "track.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        prepare(uri)
+def writer(
+    results: Path, uri: str, *, say: Callable[[str], None] = print
+) -> Iterator[MlflowClient]:
+    """Open a store for writing, its schema in place; a second writer of these results waits and says so."""
+    with bundle_lock(results, "track"):
+        with answering(uri):
+            prepare(uri)
+        with opened(uri, say=say) as client:
+            yield client
+
+
+@contextmanager
+def opened(
+    uri: str, *, write: bool = True, say: Callable[[str], None] = print
+) -> Iterator[MlflowClient]:
+    """Open a store that is there; artifacts of one that was moved are looked for beside it again.
+
+    Parameters
+    ----------
+    write : False asks for reading alone, which a store in a read-only folder allows.
+    say : is told of a store that was moved.
+
+    Raises
+    ------
+    BenchmarkError
+        There is no such store, or whatever went wrong with it while the block ran.
+    """
+    with answering(uri):
+        if uri.startswith(SQLITE):
+            path = Path(uri.removeprefix(SQLITE))
+            if not path.is_file():
+                raise BenchmarkError(
+                    f"{path} is not there yet: `python -m benchmarks track sync` makes it"
+                )
+            # MLflow itself would ask ten times, a traceback each, and give up after minutes.
+            with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as base:
+                if write:
+                    base.execute("BEGIN IMMEDIATE")
+                    _beside(base, path, say)
+                    base.execute("COMMIT")
+                else:
+                    base.execute("SELECT count(*) FROM experiments").fetchone()
         yield client(uri)
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turn what a store raises while the block runs into one line that names it."""
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # It shows every error of a database as a traceback besides raising it.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    failures = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error)
+    try:
+        yield
+    except (*failures, OSError, json.JSONDecodeError) as error:
+        # Of a page of HTML and a chain of causes only what a user can act on.
+        reason = str(error).partition("Response body")[0].splitlines()[0]
+        reason = reason.rpartition("(Caused by ")[2].strip(" .")[:300]
+        hint = next((told for seen, told in HINTS.items() if re.search(seen, reason)), "")
+        raise BenchmarkError(
+            f"MLflow store {without_password(uri)} does not answer or refuses: {reason}{hint}"
+        ) from error
+
+
+def artifacts(uri: str, experiment: str) -> str | None:
+    """Give the place of an experiment's artifacts: beside a sqlite store; None where a server decides."""
+    if not uri.startswith(SQLITE):
+        return None
+    return (Path(uri.removeprefix(SQLITE)).parent / "artifacts" / experiment).as_uri()
+
+
+def _beside(base: sqlite3.Connection, path: Path, say: Callable[[str], None]) -> None:
+    """Mend a store that was moved or copied: MLflow keeps whole paths, and would write to the old place."""
+    for identifier, name, old in base.execute(
+        "SELECT experiment_id, name, artifact_location FROM experiments WHERE name LIKE 'saflex/%'"
+    ).fetchall():
+        new = artifacts(f"{SQLITE}{path}", name)
+        if old == new or not old.startswith("file:"):
+            continue
+        # Another name of the same folder, such as a link to it, is no move.
+        before, after = (Path(url2pathname(urlsplit(place).path)) for place in (old, new))
+        if before.exists() and after.exists() and before.samefile(after):
+            continue
+        base.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+            (new, identifier),
+        )
+        base.execute(
+            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, length(?) + 1)"
+            " WHERE experiment_id = ? AND substr(artifact_uri, 1, length(?)) = ?",
+            (new, old, identifier, old, old),
+        )
+        absent = "" if after.exists() else f"; nothing is there: copy {before} to it"
+        say(f"{name}: the store was moved, its artifacts are looked for in {after} now{absent}")
 
 
 def client(uri: str) -> MlflowClient:

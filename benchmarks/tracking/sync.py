@@ -31,6 +31,7 @@ SERVER_CONNECTIONS = 8
 # MLflow's server inserts a data set that two runs bring at the same moment twice, and fails (3.17).
 ONE_AT_A_TIME = threading.Lock()
 SHOWN_PROBLEMS = 10
+PROGRESS_SECONDS = 10.0
 
 
 @dataclass
@@ -45,6 +46,12 @@ class Outcome:
         names = ("new", "replaced", "unchanged", "summaries")
         done = ", ".join(f"{self.counts[name]} {name}" for name in names)
         return f"{done} in {self.seconds:.1f} s"
+
+    def damaged(self) -> str:
+        """A line for each record that could not be read, as far as anybody reads them."""
+        more = len(self.problems) - SHOWN_PROBLEMS
+        shown = self.problems[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        return "\n".join(shown)
 
 
 def sync(
@@ -69,17 +76,18 @@ def sync(
     Raises
     ------
     BenchmarkError
-        The store cannot be reached, or some record is damaged; the readable ones are synced first.
+        There is nothing to sync, the store cannot be reached, or some record is damaged; the readable
+        ones are synced first.
     """
     uri = store.resolve(results, uri)
     if watch:
         return _watch(results, uri, suite, interval=interval, say=say)
-    outcome = _round(results, uri, suite)
+    if not (place := Path(results) / "records").is_dir():
+        raise BenchmarkError(f"{place} is not there: run the suite first, or name its --results")
+    outcome = _round(results, uri, suite, say=say)
     say(f"{store.without_password(uri)}: {outcome}")
     if outcome.problems:
-        more = len(outcome.problems) - SHOWN_PROBLEMS
-        shown = outcome.problems[:SHOWN_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-        raise BenchmarkError("\n".join(shown))
+        raise BenchmarkError(outcome.damaged())
     return outcome
 
 
@@ -91,7 +99,10 @@ def _watch(
         while True:
             now = time.strftime("%H:%M:%S")
             try:
-                say(f"{now} {_round(results, uri, suite)}")
+                outcome = _round(results, uri, suite, say=say)
+                say(f"{now} {outcome}")
+                if outcome.problems:
+                    say(outcome.damaged())
             except BenchmarkError as error:
                 say(f"{now} {error}; trying again in {interval:g} s")
             time.sleep(interval)
@@ -99,9 +110,7 @@ def _watch(
         return Outcome()
 
 
-def _round(results: Path, uri: str, suite: str | None) -> Outcome:
-    from mlflow.exceptions import MlflowException
-
+def _round(results: Path, uri: str, suite: str | None, *, say: Callable[[str], None]) -> Outcome:
     start, outcome = time.monotonic(), Outcome()
     by_table: dict[str, list[Record]] = defaultdict(list)
     for path in sorted((Path(results) / "records").rglob("seed*.json")):
@@ -110,16 +119,10 @@ def _round(results: Path, uri: str, suite: str | None) -> Outcome:
             by_table[runs.experiment_name(record.spec)].append(record)
         except BenchmarkError as error:
             outcome.problems.append(str(error))
-    try:
-        with store.writer(results, uri) as client:
-            for name, found in by_table.items():
-                found = at_partners_epoch(found)
-                _sync_table(client, name, found, results=results, uri=uri, outcome=outcome)
-    except MlflowException as error:
-        reason = str(error).splitlines()[0][:300]
-        raise BenchmarkError(
-            f"MLflow store {store.without_password(uri)} does not answer or refuses: {reason}"
-        ) from error
+    with store.writer(results, uri, say=say) as client:
+        for name, found in by_table.items():
+            found = at_partners_epoch(found)
+            _sync_table(client, name, found, results=results, uri=uri, outcome=outcome, say=say)
     outcome.seconds = time.monotonic() - start
     return outcome
 
@@ -132,8 +135,9 @@ def _sync_table(
     results: Path,
     uri: str,
     outcome: Outcome,
+    say: Callable[[str], None],
 ) -> None:
-    experiment = experiment_id(client, name, results=results, uri=uri)
+    experiment = experiment_id(client, name, uri=uri)
     view.share(client, experiment, found)
     existing = all_runs(client, experiment)
     of_bundle: dict[str, list[Run]] = defaultdict(list)
@@ -147,7 +151,12 @@ def _sync_table(
 
     with ThreadPoolExecutor(SERVER_CONNECTIONS if uri.startswith("http") else 1) as pool:
         try:
-            outcome.counts.update(pool.map(upsert, found))
+            told = time.monotonic()
+            for number, done in enumerate(pool.map(upsert, found), 1):
+                outcome.counts[done] += 1
+                if time.monotonic() - told > PROGRESS_SECONDS:
+                    say(f"{name}: {number:,} of {len(found):,} runs")
+                    told = time.monotonic()
         except BaseException:
             # Else a server that is gone is asked again for each of 2,000 records.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -157,15 +166,11 @@ def _sync_table(
     )
 
 
-def experiment_id(client: MlflowClient, name: str, *, results: Path, uri: str) -> str:
+def experiment_id(client: MlflowClient, name: str, *, uri: str) -> str:
     """Find a table's experiment or make it; beside sqlite, artifacts lie where the store does."""
     known = client.get_experiment_by_name(name)
     if known is None:
-        place = None
-        if uri.startswith(store.SQLITE):
-            folder = Path(uri.removeprefix(store.SQLITE)).parent / "artifacts" / name
-            place = folder.as_uri()
-        return client.create_experiment(name, artifact_location=place)
+        return client.create_experiment(name, artifact_location=store.artifacts(uri, name))
     if known.lifecycle_stage == "deleted":
         client.restore_experiment(known.experiment_id)
     return known.experiment_id

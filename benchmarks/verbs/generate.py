@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks import record
+from benchmarks import sources
 from benchmarks.errors import BenchmarkError, UnknownName
+from benchmarks.verbs.options import Results, folder_of
 
 if TYPE_CHECKING:
     from benchmarks.datasets.image_files import Index
@@ -25,7 +26,11 @@ Images = Annotated[
     ),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="folder of a diffusers pipeline; default: local copy or the hub")
+    Path | None,
+    typer.Option(
+        parser=sources.path_given,
+        help="folder of a diffusers pipeline; default: local copy or the hub",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="cuda, cuda:1 or cpu; default: a GPU if any")]
 Steps = Annotated[int | None, typer.Option(help="fewer denoising steps than the protocol's")]
@@ -57,7 +62,11 @@ def make(
 
 
 @app.command()
-def sheet(dataset: Dataset, images: Images, out: Annotated[Path | None, typer.Option()] = None):
+def sheet(
+    dataset: Dataset,
+    images: Images,
+    out: Annotated[Path | None, typer.Option(parser=sources.path_given)] = None,
+):
     """Write a contact sheet of a finished set: sources beside generated images."""
     from benchmarks.generate import manifest as manifests
     from benchmarks.generate import sheets
@@ -70,15 +79,16 @@ def sheet(dataset: Dataset, images: Images, out: Annotated[Path | None, typer.Op
 @app.command()
 def purify(
     suite: Annotated[str, typer.Option("--suite", "-s")] = "cpu",
-    results: Annotated[Path | None, typer.Option()] = None,
+    results: Results = None,
     images: Images = "stand-in",
 ) -> None:
     """Measure which swapped images of a stand-in set each refiner finds; curves, figure, sheets."""
     from benchmarks import suite as suites
     from benchmarks.studies import curves, purification
 
-    folder = results or record.folder(suite)
-    plan = suites.plan(suites.load(suite))
+    loaded = suites.load(suite)
+    folder = folder_of(loaded.name, results)
+    plan = suites.plan(loaded)
     watched = {
         name: specs
         for name, specs in suites.bundles(plan).items()

@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from benchmarks import sources
+
 SuiteName = Annotated[
     str, typer.Option("--suite", "-s", help="demo, cpu, paper, or the path of a suite's YAML file")
 ]
 Results = Annotated[
     Path | None,
-    typer.Option("--results", help="results folder; default: results/<suite> of the checkout"),
+    typer.Option(
+        "--results",
+        parser=sources.path_given,
+        help="results folder; default: results/<suite> of the checkout",
+    ),
 ]
 
 

@@ -52,10 +52,11 @@ def check(
     uri: Annotated[str | None, typer.Option()] = None,
 ) -> None:
     """Compare the store's means with the tables' CSV; exit status 1 where they differ."""
+    from benchmarks import record, tracking
     from benchmarks import suite as suites
-    from benchmarks import tracking
+    from benchmarks.running.current import choose
 
     loaded = suites.load(suite)
-    planned = {spec.key for spec in suites.plan(loaded)}
     folder = folder_of(loaded.name, results)
-    raise typer.Exit(tracking.check(folder, uri, suite=loaded.name, planned=planned))
+    used = {r.key for r in choose(record.load_all(folder), suites.plan(loaded)).records}
+    raise typer.Exit(tracking.check(folder, uri, suite=loaded.name, used=used))

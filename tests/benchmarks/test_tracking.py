@@ -85,6 +85,7 @@ def test_runs_are_filed_by_the_suite_that_is_synced(results):
 
 
 def test_second_sync_changes_nothing(results):
+    quiet_sync(results)  # the copied store's artifacts are beside it from now on
     before = (results / "mlflow" / "mlflow.db").read_bytes()
     outcome = quiet_sync(results)
     assert set(+outcome.counts) == {"unchanged"}
@@ -195,7 +196,7 @@ def test_damaged_record_is_named_and_the_others_are_synced(results):
     said = []
     with pytest.raises(BenchmarkError, match=damaged.name):
         tracking.sync(results, say=said.append)
-    assert "1 replaced" in said[0]
+    assert "1 replaced" in said[-1]
 
 
 def test_check_agrees_with_the_tables(synced):
@@ -311,8 +312,3 @@ def test_dashboard_listens_on_loopback_alone(synced):
     line = dashboard.command(synced, port=5123)
     assert line[line.index("--host") + 1] == "127.0.0.1"
     assert line[line.index("--backend-store-uri") + 1] == store.resolve(synced)
-
-
-def test_dashboard_without_a_store_says_what_makes_it(tmp_path):
-    with pytest.raises(BenchmarkError, match="track sync"):
-        dashboard.command(tmp_path)

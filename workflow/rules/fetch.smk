@@ -12,4 +12,4 @@ rule fetch:
     conda:
         "../../environment.yml"
     shell:
-        "python -m benchmarks fetch --dataset {wildcards.dataset} > {log} 2>&1"
+        "python -m benchmarks fetch --dataset {wildcards.dataset:q} > {log:q} 2>&1"

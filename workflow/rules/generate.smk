@@ -25,12 +25,12 @@ rule generate:
         runtime=lambda wildcards: 720 if wildcards.images in generation.DIFFUSION else 20,
     params:
         # `--config generate="--batch-size 16 --dtype bfloat16"`
-        options=config.get("generate", ""),
+        options=CONFIG.generate,
         source=module_hash(
             "benchmarks.generate.make",
             "benchmarks.generate.pipelines",
             "benchmarks.generate.stand_in",
         ),
     shell:
-        "OMP_NUM_THREADS={threads} python -m benchmarks generate make --dataset {wildcards.dataset}"
-        " --images {wildcards.images} {params.options} > {log} 2>&1"
+        "OMP_NUM_THREADS={threads} python -m benchmarks generate make --dataset {wildcards.dataset:q}"
+        " --images {wildcards.images:q} {params.options} > {log:q} 2>&1"

@@ -12,8 +12,8 @@ rule tables:
     conda:
         "../../environment.yml"
     params:
-        suite=config["suite"],
+        suite=CONFIG.suite,
         results=lambda wildcards: RESULTS,
         source=module_hash("benchmarks.tables", "benchmarks.studies.curves"),
     shell:
-        "python -m benchmarks tables --suite {params.suite} --results {params.results} > {log} 2>&1"
+        "python -m benchmarks tables --suite {params.suite:q} --results {params.results:q} > {log:q} 2>&1"

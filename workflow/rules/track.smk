@@ -1,5 +1,7 @@
 # The one writer into MLflow. Training jobs never talk to it: parallel writers break a fresh store.
 
+import shlex
+
 
 rule track:
     input:
@@ -12,10 +14,10 @@ rule track:
     conda:
         "../../environment.yml"
     params:
-        suite=config["suite"],
+        suite=CONFIG.suite,
         results=lambda wildcards: RESULTS,
-        uri=f"--uri {config['uri']}" if config["uri"] else "",
+        uri=f"--uri {shlex.quote(CONFIG.uri)}" if CONFIG.uri else "",
         source=module_hash("benchmarks.tracking"),
     shell:
-        "python -m benchmarks track sync --suite {params.suite} --results {params.results}"
-        " {params.uri} > {log} 2>&1"
+        "python -m benchmarks track sync --suite {params.suite:q} --results {params.results:q}"
+        " {params.uri} > {log:q} 2>&1"

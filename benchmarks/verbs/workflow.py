@@ -1,0 +1,63 @@
+"""What ``snakemake --config`` may say, checked before anything is planned. Imports no torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from benchmarks import sources
+from benchmarks.errors import BenchmarkError
+from benchmarks.spec import Frozen
+from benchmarks.suite import Suite, explain, load
+
+
+class Configuration(Frozen):
+    """The workflow's settings."""
+
+    suite: str = Field("demo", description="demo, cpu, paper, or the path of a suite's YAML file")
+    results: str = Field("", description="folder; default: results/<suite>")
+    track: bool = Field(True, description="false: nothing goes to MLflow")
+    uri: str = Field("", description="MLflow store; default: sqlite in results")
+    processes: int = Field(0, ge=0, description="runs of a bundle at once; 0: what the suite says")
+    generate: str = Field("", description="options of `generate make`")
+
+    @field_validator("results")
+    @classmethod
+    def _no_pattern(cls, value: str) -> str:
+        if set(value) & set("{}"):
+            raise ValueError("Snakemake reads { and } as a pattern: give a folder without them")
+        return value
+
+    @field_validator("generate")
+    @classmethod
+    def _words(cls, value: str) -> str:
+        return shlex.join(shlex.split(value))
+
+
+def configured(given: Mapping[str, Any]) -> tuple[Configuration, Suite]:
+    """Check the workflow's settings and load its suite; paths in them are whole, defaults filled in.
+
+    Raises
+    ------
+    BenchmarkError
+        A line for each setting that is unknown, with the nearest known one, or has no such value.
+    """
+    from benchmarks.tracking import store
+
+    sources.settle_variables()
+    try:
+        found = Configuration.model_validate(dict(given))
+    except ValidationError as error:
+        raise BenchmarkError(explain("--config", error, Configuration)) from error
+    suite = load(found.suite)
+    results = sources.path_given(found.results) if found.results else f"results/{suite.name}"
+    whole = {
+        "suite": str(sources.path_given(found.suite)),
+        "results": str(results),
+        "uri": store.resolve(results, found.uri) if found.track and found.uri else "",
+        "processes": found.processes or suite.processes,
+    }
+    return found.model_copy(update=whole), suite
