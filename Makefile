@@ -11,8 +11,8 @@ SYSTEM_TESTS  ?= system
 
 # One line instead of a resolver's page, where nobody has tried the pins.
 REFUSE := import sys; here = (sys.platform, *sys.version_info[:2]); \
-  sys.exit(None if here == ("linux", 3, 11) else \
-  "Linux and Python 3.11 are needed, this is %s and %d.%d: make PYTHON=python3.11" % here)
+  sys.exit(None if here[0] == "linux" and (3, 11) <= here[1:] <= (3, 13) else \
+  "Linux and Python 3.11 to 3.13 are needed, this is %s and %d.%d: make PYTHON=python3.11" % here)
 
 define where
 	@cat results/$(1)/logs/tables.log

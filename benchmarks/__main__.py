@@ -25,7 +25,7 @@ app.add_typer(generate.app, name="generate")
 
 Table = Annotated[str | None, typer.Option("--table", "-t", help="this table only")]
 
-PYTHON = (3, 11)
+PYTHONS = ((3, 11), (3, 12), (3, 13))  # on which the pins of requirements.lock were tried
 INTERRUPTED = 130  # by Ctrl-C where nothing holds it back (benchmarks.running.stopping)
 
 
@@ -67,11 +67,11 @@ def _refuse_elsewhere() -> None:
             f"the benchmark runs on Linux, and this is {sys.platform}: take a Linux machine or container; "
             "the library `saflex` alone needs nothing but torch"
         )
-    if sys.version_info[:2] != PYTHON:
-        here, needed = (".".join(map(str, v)) for v in (sys.version_info[:2], PYTHON))
+    if sys.version_info[:2] not in PYTHONS:
+        first, *_, last, here = (".".join(map(str, v)) for v in (*PYTHONS, sys.version_info[:2]))
         raise BenchmarkError(
-            f"the benchmark runs on Python {needed}, and this is {here}: its pins were tried on no other; "
-            f"`make PYTHON=python{needed}` in a checkout without .venv"
+            f"the benchmark runs on Python {first} to {last}, and this is {here}: its pins were tried on no "
+            f"other; `make PYTHON=python{first}` in a checkout without .venv"
         )
 
 

@@ -37,18 +37,25 @@ def test_another_system_is_refused_in_a_line(monkeypatch, capsys):
     assert "runs on Linux, and this is darwin" in refused(monkeypatch, capsys)
 
 
-@report(BY_HAND, "Python 3.12 and 3.13, which the pins were not tried on", "one line: Python 3.11")
-@pytest.mark.parametrize("version", [(3, 12), (3, 13)])
+@report(
+    BY_HAND,
+    "Python 3.10 and 3.14, which the pins were not tried on",
+    "one line: Python 3.11 to 3.13",
+)
+@pytest.mark.parametrize("version", [(3, 10), (3, 14)])
 def test_another_python_is_refused_in_a_line(monkeypatch, capsys, version):
     monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
-    assert f"runs on Python 3.11, and this is 3.{version[1]}" in refused(monkeypatch, capsys)
+    assert f"runs on Python 3.11 to 3.13, and this is 3.{version[1]}" in refused(
+        monkeypatch, capsys
+    )
 
 
 @pytest.mark.parametrize(
     ("platform", "version", "said"),
     [
         ("linux", (3, 11), ""),
-        ("linux", (3, 13), "this is linux and 3.13"),
+        ("linux", (3, 13), ""),
+        ("linux", (3, 14), "this is linux and 3.14"),
         ("darwin", (3, 11), "this is darwin and 3.11"),
     ],
 )
