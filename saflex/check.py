@@ -9,7 +9,7 @@ the model that agree only if both are right. What the equation cannot see (0 = 0
 look, once: g against autograd on the model as it stands, and no trained tensor that no name reaches.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,13 +21,13 @@ from saflex.errors import CheckError, SaflexError
 from saflex.estimators import finite_difference, last_layer
 from saflex.forward import ModelView, logits_of
 from saflex.gradient import Tangent, gradient_of, validation_gradient
-from saflex.leaves import require_known_leaves
+from saflex.leaves import require_apart, require_known_leaves
 from saflex.losses import mean_cross_entropy
 from saflex.passes import undisturbed
-from saflex.precision import DIFFERENCE, EXACT, lowest_precision, noting_precision
+from saflex.precision import DIFFERENCE, EXACT, Noted, lowest_precision
 from saflex.products import logit_derivatives
 from saflex.settings import CHOICES, require_choice
-from saflex.transpose import Combination, Gap, exact, random_combinations
+from saflex.transpose import Combination, Gap, exact, random_combinations, require_transpose
 
 __all__ = ["CHECKS", "SelfCheck"]
 
@@ -35,6 +35,11 @@ CHECKS = ("first", "always", "never")
 
 #: By how much of itself a finite difference may change when its step is halved.
 _HALVING = 0.1
+#: What part of the largest parameter's gradient is taken for none.
+_NOTHING = 1e-6
+#: How often parameters that the equation said nothing of are looked at again, at refreshes that
+#: lie twice as far apart each time.
+_LOOKS = 8
 
 
 class SelfCheck:
@@ -45,13 +50,17 @@ class SelfCheck:
     mode : "first", "always" or "never"
         "first": at the first step, and again when the set of trained parameters, the optimiser or
         the estimator changes. Costs two or three refinements once and waits for the device then.
+        Parameters that no gradient reached (behind a head that begins at zero) are looked at again
+        at a few later refreshes.
     """
 
     def __init__(self, mode: str) -> None:
         require_choice("check", mode, CHECKS)
         self.mode = mode
         self._passed: tuple[Any, ...] | None = None
-        self._precision: str | None = None
+        self._open: set[str] = set()
+        self._looks = self._refreshes = 0
+        self._due = False
         self._logits_passed = False
 
     def __call__(
@@ -68,24 +77,73 @@ class SelfCheck:
             return
         fresh, direction.fresh = direction.fresh, None
         again = self.mode == "always" or self._passed != direction.signature()
-        if fresh is not None and again:
-            self._check(direction, fresh)
-        reads_logits = direction.settings.estimator == "finite-difference"
-        if logits is not None and reads_logits and (again or not self._logits_passed):
-            _require_logits(direction, x, logits)
-            self._logits_passed = True
+        self._due = fresh is not None and (again or self._is_open())
+        with _renewed_after_an_error(direction):
+            if self._due:
+                self._check(direction, fresh, again)
+            reads_logits = direction.settings.estimator == "finite-difference"
+            if logits is not None and reads_logits and (again or not self._logits_passed):
+                _require_logits(direction, x, logits)
+                self._logits_passed = True
 
-    def _check(self, direction: ValidationDirection, fresh: Fresh) -> None:
+    def rows(self, direction: ValidationDirection, x: Any, dz: Tensor) -> None:
+        """Compare Pi's derivative on the augmented rows too, where the check was due.
+
+        Another batch may take another way through a model than the validation rows.
+        """
+        if not self._due:
+            return
+        s, tangent = direction.settings, direction.tangent
+        with _renewed_after_an_error(direction):
+            self._passed, passed = None, self._passed
+            view = ModelView(direction.model)
+            require_transpose(view, x, tangent, dz, estimator=s.estimator, count=1)
+            self._passed = passed
+
+    def _is_open(self) -> bool:
+        self._refreshes += 1
+        due = self._open and self._looks < _LOOKS and self._refreshes >= 2**self._looks
+        self._looks += bool(due)
+        return bool(due)
+
+    def _check(self, direction: ValidationDirection, fresh: Fresh, again: bool) -> None:
         view = ModelView(direction.model)
-        draws: list[Combination] = []
-        if self._precision is None:
-            self._precision, draws = _second_look(direction, view, fresh)
+        precision, draws = _second_look(direction, view, fresh)
         if direction.settings.estimator == "finite-difference":
-            _require_settled(direction, view, fresh, self._precision)
-        gap = _identity(direction, fresh, self._precision, draws)
+            _require_settled(direction, view, fresh, precision)
+        if again:
+            self._open, self._looks, self._refreshes = set(direction.tangent), 0, 0
+        gap = _identity(direction, fresh, precision, draws)
+        # Parts that were nothing when the whole was compared are small beside it at first.
+        if gap.small and not again:
+            gap = _identity(direction, fresh, precision, draws, names=self._open)
         if not gap.small:
-            raise CheckError(_diagnosis(direction, fresh, gap, self._precision, draws))
+            raise CheckError(_diagnosis(direction, fresh, gap, precision, draws))
+        self._open -= _reached(direction.tangent, [fresh.gradient, *(d.gradient for d in draws)])
         self._passed = direction.signature()
+
+
+@contextmanager
+def _renewed_after_an_error(direction: ValidationDirection) -> Iterator[None]:
+    """Whoever catches the error and goes on gets a new gradient, and the same check of it."""
+    try:
+        yield
+    except BaseException:
+        direction.tangent = {}
+        raise
+
+
+def _reached(tangent: Tangent, gradients: Sequence[Tangent]) -> set[str]:
+    """Parameters of which the equation said something: v and one of the gradients are above rounding."""
+
+    def sizes(g: Tangent) -> Mapping[str, float]:
+        return {n: exact(g[n]).norm().item() for n in tangent}
+
+    moved, found = sizes(tangent), set()
+    for size in map(sizes, gradients):
+        floors = [_NOTHING * max(s.values(), default=0.0) for s in (moved, size)]
+        found |= {n for n in tangent if moved[n] > floors[0] and size[n] > floors[1]}
+    return found
 
 
 def _require_logits(direction: ValidationDirection, x: Any, logits: Tensor) -> None:
@@ -198,21 +256,23 @@ def _second_look(
     The pass's lowest precision, and the gradient of a random combination of its logits: a fault may
     be orthogonal to the loss's gradient on these rows, hardly to that too.
     """
-    targets = {name: view.trainable[name] for name in fresh.gradient}
-    written = {n: p for n, p in view.trainable.items() if view.writes(p)}
-    written = {n: view.detached(p).requires_grad_() for n, p in written.items()}
-    with undisturbed(view), _without_hooks(targets.values()), torch.enable_grad():
-        with (
-            view.substituted([view.trainable[n] for n in written], list(written.values())),
-            noting_precision(view) as seen,
-        ):
+    trained = list(view.trainable.values())
+    require_apart(view.trainable)
+    with (
+        undisturbed(view),
+        _without_hooks(trained),
+        _kept(trained),
+        torch.enable_grad(),
+        view.substituted(trained, trained),
+    ):
+        with Noted(view) as noted:
             logits = logits_of(view.model, fresh.x)
             value = (direction.loss or mean_cross_entropy)(logits, fresh.y)
-        require_known_leaves(view, logits, known=[*view.trainable.values(), *written.values()])
-        leaves = {n: written.get(n, p) for n, p in targets.items()}
+        require_known_leaves(view, logits, known=[*trained, *noted.made])
+        leaves = {name: view.trainable[name] for name in fresh.gradient}
         ordinary = gradient_of(value, leaves, keep_graph=True)
         draws = random_combinations(logits, leaves, count=1)
-    precision = lowest_precision(seen, view)
+    precision = lowest_precision(noted.dtypes, view)
     _require_same(fresh.gradient, ordinary, precision)
     return precision, draws
 
@@ -244,6 +304,20 @@ def _without_hooks(params: Any) -> Iterator[None]:
     finally:
         for p, hooks in hooked:
             p._backward_hooks = hooks
+
+
+@contextmanager
+def _kept(params: Sequence[Tensor]) -> Iterator[None]:
+    """The loop's own parameters are in place here: what a forward writes to them is taken back."""
+    found = [(p, p.data, p.detach().clone()) for p in params]
+    try:
+        yield
+    finally:
+        for p, home, numbers in found:
+            if p.data_ptr() != home.data_ptr():
+                p.data = home
+            if p.device.type != "meta" and not torch.equal(home, numbers):
+                home.copy_(numbers)
 
 
 # What an error says
