@@ -9,7 +9,7 @@ the model that agree only if both are right. What the equation cannot see (0 = 0
 look, once: g against autograd on the model as it stands, and no trained tensor that no name reaches.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ from saflex.gradient import Tangent, gradient_of, validation_gradient
 from saflex.leaves import require_apart, require_known_leaves
 from saflex.losses import mean_cross_entropy
 from saflex.passes import undisturbed
-from saflex.precision import DIFFERENCE, EXACT, Noted, lowest_precision
+from saflex.precision import DIFFERENCE, EXACT, Noted, Tolerance, lowest_precision
 from saflex.products import logit_derivatives
 from saflex.settings import CHOICES, require_choice
 from saflex.transpose import Combination, Gap, exact, random_combinations, require_transpose
@@ -35,11 +35,6 @@ CHECKS = ("first", "always", "never")
 
 #: By how much of itself a finite difference may change when its step is halved.
 _HALVING = 0.1
-#: What part of the largest parameter's gradient is taken for none.
-_NOTHING = 1e-6
-#: How often parameters that the equation said nothing of are looked at again, at refreshes that
-#: lie twice as far apart each time.
-_LOOKS = 8
 
 
 class SelfCheck:
@@ -50,8 +45,8 @@ class SelfCheck:
     mode : "first", "always" or "never"
         "first": at the first step, and again when the set of trained parameters, the optimiser or
         the estimator changes. Costs two or three refinements once and waits for the device then.
-        Parameters that no gradient reached (behind a head that begins at zero) are looked at again
-        at a few later refreshes.
+        Parameters that had no part in it yet (behind a head that begins at zero) are looked at by
+        themselves once they have one, at refreshes that lie twice as far apart each time.
     """
 
     def __init__(self, mode: str) -> None:
@@ -59,8 +54,7 @@ class SelfCheck:
         self.mode = mode
         self._passed: tuple[Any, ...] | None = None
         self._open: set[str] = set()
-        self._looks = self._refreshes = 0
-        self._due = False
+        self._precision, self._refreshes, self._due = "", 0, False
         self._logits_passed = False
 
     def __call__(
@@ -77,73 +71,72 @@ class SelfCheck:
             return
         fresh, direction.fresh = direction.fresh, None
         again = self.mode == "always" or self._passed != direction.signature()
-        self._due = fresh is not None and (again or self._is_open())
-        with _renewed_after_an_error(direction):
+        with self._renewed_after_an_error(direction):
+            names = None if again or fresh is None else self._open_and_moving(direction, fresh)
+            self._due = fresh is not None and (again or bool(names))
             if self._due:
-                self._check(direction, fresh, again)
+                self._check(direction, fresh, names)
             reads_logits = direction.settings.estimator == "finite-difference"
             if logits is not None and reads_logits and (again or not self._logits_passed):
                 _require_logits(direction, x, logits)
                 self._logits_passed = True
 
     def rows(self, direction: ValidationDirection, x: Any, dz: Tensor) -> None:
-        """Compare Pi's derivative on the augmented rows too, where the check was due.
+        """Compare the derivative of the augmented rows' logits too, where the check was due.
 
         Another batch may take another way through a model than the validation rows.
         """
-        if not self._due:
-            return
-        s, tangent = direction.settings, direction.tangent
-        with _renewed_after_an_error(direction):
-            self._passed, passed = None, self._passed
-            view = ModelView(direction.model)
-            require_transpose(view, x, tangent, dz, estimator=s.estimator, count=1)
-            self._passed = passed
+        if self._due:
+            s, view = direction.settings, ModelView(direction.model)
+            with self._renewed_after_an_error(direction):
+                tangent = direction.tangent
+                require_transpose(view, x, tangent, dz, estimator=s.estimator, count=1)
 
-    def _is_open(self) -> bool:
-        self._refreshes += 1
-        due = self._open and self._looks < _LOOKS and self._refreshes >= 2**self._looks
-        self._looks += bool(due)
-        return bool(due)
+    @contextmanager
+    def _renewed_after_an_error(self, direction: ValidationDirection) -> Iterator[None]:
+        """Whoever catches the error and goes on gets a new gradient, and the same check of it."""
+        try:
+            yield
+        except BaseException:
+            self._passed, direction.tangent = None, {}
+            raise
 
-    def _check(self, direction: ValidationDirection, fresh: Fresh, again: bool) -> None:
+    def _check(self, direction: ValidationDirection, fresh: Fresh, names: set[str] | None) -> None:
         view = ModelView(direction.model)
         precision, draws = _second_look(direction, view, fresh)
         if direction.settings.estimator == "finite-difference":
             _require_settled(direction, view, fresh, precision)
-        if again:
-            self._open, self._looks, self._refreshes = set(direction.tangent), 0, 0
-        gap = _identity(direction, fresh, precision, draws)
-        # Parts that were nothing when the whole was compared are small beside it at first.
-        if gap.small and not again:
-            gap = _identity(direction, fresh, precision, draws, names=self._open)
+        gap = _identity(direction, fresh, precision, draws, names=names)
         if not gap.small:
             raise CheckError(_diagnosis(direction, fresh, gap, precision, draws))
-        self._open -= _reached(direction.tangent, [fresh.gradient, *(d.gradient for d in draws)])
+        if names is None:
+            self._open, self._precision, self._refreshes = set(direction.tangent), precision, 0
+        for g in (fresh.gradient, *(draw.gradient for draw in draws)):
+            self._open -= _seen(direction, g, names or self._open, precision)
         self._passed = direction.signature()
 
+    def _open_and_moving(self, direction: ValidationDirection, fresh: Fresh) -> set[str]:
+        """Parameters that no check has seen and that are more than rounding by now."""
+        self._refreshes += 1
+        if not self._open or self._refreshes & (self._refreshes - 1):
+            return set()  # looking waits for the device: at refreshes 1, 2, 4, 8, ...
+        least = _tolerance(direction.settings.estimator, self._precision).floor ** 0.5
+        found = set(self._open)
+        for g in (fresh.gradient, direction.tangent):
+            sizes = {name: exact(t).norm().item() for name, t in g.items()}
+            found = {n for n in found if sizes[n] > least * max(sizes.values())}
+        return found
 
-@contextmanager
-def _renewed_after_an_error(direction: ValidationDirection) -> Iterator[None]:
-    """Whoever catches the error and goes on gets a new gradient, and the same check of it."""
-    try:
-        yield
-    except BaseException:
-        direction.tangent = {}
-        raise
+
+def _seen(direction: ValidationDirection, g: Tangent, names: set[str], precision: str) -> set[str]:
+    """Parameters whose part of ``<g, v>`` is so large that the equation fails without it."""
+    parts = {n: (exact(g[n]) * exact(direction.tangent[n])).abs().sum().item() for n in names}
+    least = _tolerance(direction.settings.estimator, precision).relative * sum(parts.values())
+    return {n for n, part in parts.items() if part > least}
 
 
-def _reached(tangent: Tangent, gradients: Sequence[Tangent]) -> set[str]:
-    """Parameters of which the equation said something: v and one of the gradients are above rounding."""
-
-    def sizes(g: Tangent) -> Mapping[str, float]:
-        return {n: exact(g[n]).norm().item() for n in tangent}
-
-    moved, found = sizes(tangent), set()
-    for size in map(sizes, gradients):
-        floors = [_NOTHING * max(s.values(), default=0.0) for s in (moved, size)]
-        found |= {n for n in tangent if moved[n] > floors[0] and size[n] > floors[1]}
-    return found
+def _tolerance(estimator: str, precision: str) -> Tolerance:
+    return (DIFFERENCE if estimator == "finite-difference" else EXACT)[precision]
 
 
 def _require_logits(direction: ValidationDirection, x: Any, logits: Tensor) -> None:
@@ -213,7 +206,7 @@ def _identity(
     products = [exact(fresh.gradient[n]) * exact(t) for n, t in v.items()]
     size = sum(p.abs().sum().item() for p in products)
     spread = (torch.linalg.vector_norm(slope) * torch.linalg.vector_norm(dz)).item()
-    tolerance = (DIFFERENCE if estimator == "finite-difference" else EXACT)[precision]
+    tolerance = _tolerance(estimator, precision)
     own = Gap(
         of="the validation loss",
         derivative=(slope * dz).sum().item(),
