@@ -23,7 +23,7 @@ from saflex.forward import ModelView, logits_of
 from saflex.gradient import Tangent, gradient_of, validation_gradient
 from saflex.leaves import require_apart, require_known_leaves
 from saflex.losses import mean_cross_entropy
-from saflex.passes import undisturbed
+from saflex.passes import is_shared, undisturbed
 from saflex.precision import DIFFERENCE, EXACT, Noted, Tolerance, lowest_precision
 from saflex.products import logit_derivatives
 from saflex.settings import CHOICES, require_choice
@@ -255,6 +255,7 @@ def _second_look(
         undisturbed(view),
         _without_hooks(trained),
         _kept(trained),
+        _frozen_left_alone(view),
         torch.enable_grad(),
         view.substituted(trained, trained),
     ):
@@ -311,6 +312,26 @@ def _kept(params: Sequence[Tensor]) -> Iterator[None]:
                 p.data = home
             if p.device.type != "meta" and not torch.equal(home, numbers):
                 home.copy_(numbers)
+
+
+@contextmanager
+def _frozen_left_alone(view: ModelView) -> Iterator[None]:
+    """Refuse a forward that writes into a frozen parameter which is too large for a copy."""
+
+    def sums() -> dict[str, float]:
+        shared = {n: p.detach() for n, p in view.frozen.items() if is_shared(p)}
+        kinds = {n: torch.promote_types(p.dtype, torch.float32) for n, p in shared.items()}
+        return {n: p.sum(dtype=kinds[n]).item() for n, p in shared.items() if p.is_floating_point()}
+
+    before = sums()
+    yield
+    written = [n for n, after in sums().items() if not (after == before[n] or after != after)]
+    if written:
+        raise CheckError(
+            f"the forward of {type(view.model).__name__} writes into the frozen parameter {written[0]} "
+            "in place, and it is too large for a copy in every pass: refining changes it. Point it to "
+            f"a new tensor ({written[0]}.data = ...), or change it outside the forward."
+        )
 
 
 # What an error says

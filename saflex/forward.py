@@ -51,13 +51,16 @@ class ModelView:
         Without its wrappers.
     modules : list of nn.Module
     trainable : dict of str to Parameter
-        Those that need a gradient; tied ones once, frozen ones not at all.
+        Those that need a gradient; tied ones once.
+    frozen : dict of str to Parameter
+        The others.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = unwrapped(model)
         self.modules: list[nn.Module] = []
         self.trainable: dict[str, nn.Parameter] = {}
+        self.frozen: dict[str, nn.Parameter] = {}
         self.devices: set[torch.device] = set()
         self._slots: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._homes: dict[int, tuple[nn.Module, str]] = {}
@@ -78,6 +81,8 @@ class ModelView:
                     if id(p) not in self._homes:
                         self._homes[id(p)] = module, name
                         self.trainable[f"{prefix}.{name}" if prefix else name] = p
+                else:
+                    self.frozen[f"{prefix}.{name}" if prefix else name] = p
 
     def require_trainable(self) -> dict[str, nn.Parameter]:
         """The trainable parameters.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from saflex.errors import SettingError
 from saflex.randomness import host_streams_kept
 
-__all__ = ["as_found", "same_noise", "undisturbed", "without_autocast"]
+__all__ = ["as_found", "is_shared", "same_noise", "undisturbed", "without_autocast"]
 
 # Device types whose random state torch.random.fork_rng can save by index.
 _FORKABLE = ("cuda", "xpu")
@@ -113,13 +113,17 @@ def as_found(modules: Sequence[nn.Module]) -> Iterator[None]:
                 del home[name]
 
 
+def is_shared(p: nn.Parameter) -> bool:
+    """Whether passes read the numbers of this frozen parameter themselves."""
+    return not p.requires_grad and p.numel() > _LARGEST_FROZEN_COPY
+
+
 def _own(p: nn.Parameter | None, copies: dict[int, Any]) -> nn.Parameter | None:
     """A parameter of the same numbers; a large frozen one shares them, but may be pointed elsewhere."""
     if p is None or not (p.requires_grad or type(p) is nn.Parameter):
         return p  # quantised, or without a shape yet: its class knows more than its numbers
     if id(p) not in copies:
-        copied = p.requires_grad or p.numel() <= _LARGEST_FROZEN_COPY
-        numbers = p.detach().clone() if copied else p.detach()
+        numbers = p.detach() if is_shared(p) else p.detach().clone()
         copies[id(p)] = nn.Parameter(numbers, requires_grad=False)
     return copies[id(p)]
 

@@ -92,6 +92,18 @@ def _():
     return kept(make, lambda model: model.key.sum().item())
 
 
+@situation(STATE, "the same in place, `k.data.mul_(m)`")
+def _():
+    model = Plain(lambda self, x: self.key.data.mul_(0.9)).double()
+    model.key = nn.Parameter(torch.ones(300, 300).double(), requires_grad=False)
+    x, xv = data()
+    return refused(
+        e.CheckError,
+        lambda: Saflex(model, validation=(xv, YV))(x, Y),
+        naming="writes into the frozen parameter key",
+    )
+
+
 class Constrained(nn.Linear):
     """A norm kept in the forward, as in EEGNet."""
 
