@@ -216,13 +216,26 @@ def counted(model, passes):
     return model
 
 
-def test_the_first_step_costs_three_forwards_more_and_the_next_none():
-    passes = []
-    refine = Saflex(counted(mlp().float(), passes), validation=(X, Y))
-    refine(X, Y)
-    first = len(passes)
-    refine(X, Y)
-    assert (first, len(passes) - first) == (5, 2)
+@pytest.mark.parametrize(
+    ("settings", "unchecked", "more", "next_step"),
+    [
+        ({}, 2, 3, 2),
+        ({"estimator": "last-layer"}, 3, 3, 2),  # one to find the layer
+        ({"estimator": "finite-difference", "fd_step": 1e-3}, 3, 8, 3),
+    ],
+    ids=str,
+)
+def test_what_the_first_step_costs_more_and_the_next_does_not(settings, unchecked, more, next_step):
+    counts = []
+    for check in ("never", "first"):
+        torch.manual_seed(0)
+        passes = []
+        refine = Saflex(counted(mlp(), passes), validation=(X.double(), Y), check=check, **settings)
+        refine(X.double(), Y)
+        counts.append(len(passes))
+    refine._check._open.clear()  # what is looked at again is another test's
+    refine(X.double(), Y)
+    assert (*counts, len(passes) - counts[1]) == (unchecked, unchecked + more, next_step)
 
 
 def test_always_and_never():
