@@ -30,7 +30,7 @@ _LARGEST_FROZEN_COPY = 2**16
 # What every module has; of these a pass gets parameters, buffers and backward hooks of its own.
 _OF_ALL_MODULES = frozenset(nn.Module().__dict__)
 _CONTAINERS = (dict, collections.OrderedDict, collections.defaultdict, list, collections.deque, set)
-_CONSTANTS = (int, float, bool, str, type(None), tuple)
+_CONSTANTS = frozenset((int, float, bool, str, type(None), tuple))
 
 
 @contextmanager
@@ -88,25 +88,32 @@ def as_found(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Copies of all that a forward may write to, and no backward hooks; afterwards what was there.
 
     That is parameters, buffers, and the tensors, containers and generators that are attributes (a
-    cache, a counter, a list of statistics). What is kept elsewhere, in a closure or an object of
-    another kind, is not found.
+    cache, a counter, a list of statistics). A container stays the same one, which a hook may know
+    too, with what it had put back. What is kept elsewhere, in a closure or an object of another
+    kind, is not found.
     """
     copies: dict[int, Any] = {}
+    contents: list[tuple[Any, Any]] = []
     found = [(module.__dict__, dict(module.__dict__)) for module in modules]
     try:
         for home, was in found:
             if was["_parameters"]:
                 home["_parameters"] = {n: _own(p, copies) for n, p in was["_parameters"].items()}
             if was["_buffers"]:
-                home["_buffers"] = {n: _copied(b, copies) for n, b in was["_buffers"].items()}
+                home["_buffers"] = {
+                    n: _copied(b, copies, contents) for n, b in was["_buffers"].items()
+                }
             for name in ("_backward_hooks", "_backward_pre_hooks"):
                 if was[name]:
                     home[name] = collections.OrderedDict()
             for name, value in was.items():
                 if type(value) not in _CONSTANTS and name not in _OF_ALL_MODULES:
-                    home[name] = _copied(value, copies)
+                    home[name] = _copied(value, copies, contents)
         yield
     finally:
+        for container, was in contents:
+            container.clear()
+            (container.extend if hasattr(container, "extend") else container.update)(was)
         for home, was in found:
             home.update(was)
             for name in [n for n in home if n not in was] if len(home) > len(was) else ():
@@ -128,8 +135,8 @@ def _own(p: nn.Parameter | None, copies: dict[int, Any]) -> nn.Parameter | None:
     return copies[id(p)]
 
 
-def _copied(value: Any, copies: dict[int, Any]) -> Any:
-    """A copy of a tensor, container or generator, the same one wherever it is kept; else itself."""
+def _copied(value: Any, copies: dict[int, Any], contents: list[tuple[Any, Any]]) -> Any:
+    """A copy of a tensor or generator, the same one wherever it is kept; a container gets copies in it."""
     if id(value) in copies:
         return copies[id(value)]
     kind = type(value)
@@ -138,11 +145,12 @@ def _copied(value: Any, copies: dict[int, Any]) -> Any:
             return value
         copies[id(value)] = value.detach().clone()
     elif kind in _CONTAINERS:
-        copies[id(value)] = new = copy.copy(value)
-        if kind is not set:
-            for key in list(new) if isinstance(new, dict) else range(len(new)):
-                if type(new[key]) not in _CONSTANTS:
-                    new[key] = _copied(new[key], copies)
+        copies[id(value)] = value
+        contents.append((value, copy.copy(value)))
+        items = value.values() if isinstance(value, dict) else value
+        if kind is not set and not _CONSTANTS.issuperset(map(type, items)):
+            for key in list(value) if isinstance(value, dict) else range(len(value)):
+                value[key] = _copied(value[key], copies, contents)
     elif kind is torch.Generator:
         copies[id(value)] = value.clone_state()
     elif isinstance(value, random.Random) or kind.__module__.startswith("numpy.random"):

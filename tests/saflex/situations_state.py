@@ -195,6 +195,27 @@ def _():
     return keeps_promise(refine, model, batch, lambda: F.cross_entropy(model.train()(xv), YV))
 
 
+@situation(STATE, "features that a hook puts into a dict of the model's")
+def _():
+    class Hooked(Plain):
+        def __init__(self):
+            super().__init__()
+            self.seen = seen = {}
+            self.body.register_forward_hook(lambda m, x, out: seen.update(body=out))
+
+        def forward(self, x):
+            return super().forward(x) + self.seen["body"][:, :K]
+
+    x, xv = data()
+    with torch.no_grad():
+        stale = (model := Hooked().double())(xv)
+    before = model.seen["body"]
+    batch = (refine := Saflex(model, validation=(xv, YV), check="always"))(x, Y)
+    assert model.seen["body"] is before
+    torch.testing.assert_close(model(xv), stale)
+    return keeps_promise(refine, model, batch, lambda: F.cross_entropy(model(xv), YV))
+
+
 @situation(STATE, "Python's, NumPy's and the model's own random streams")
 def _():
     def draw(self, x):
