@@ -6,7 +6,7 @@ For the direction v in use and the rows behind the fresh gradient g, the chain r
 
 The left side comes from the estimator of Pi, the right one from the backward pass: two ways through
 the model that agree only if both are right. What the equation cannot see (0 = 0) needs a second
-look, once: g against autograd on the model as it stands, and no trained tensor that no name reaches.
+look: g against autograd on the model as it stands, and no trained tensor that no name reaches.
 """
 
 from collections.abc import Iterator, Sequence
