@@ -212,6 +212,7 @@ class Saflex:
             fd_step=self.direction.fd_step,
             logits=logits,
         )
+        self._check.rows(self.direction, x_aug, dz)
         _require_rows(z)
         upstream, counted = self.task.targets(y_aug, z, check=self._looks_at(y_aug))
         shape, rows = z.shape, self.task.layout.rows

@@ -6,7 +6,7 @@ For the direction v in use and the rows behind the fresh gradient g, the chain r
 
 The left side comes from the estimator of Pi, the right one from the backward pass: two ways through
 the model that agree only if both are right. What the equation cannot see (0 = 0) needs a second
-look, once: g against autograd on the model as it stands, and no trained tensor that no name reaches.
+look: g against autograd on the model as it stands, and no trained tensor that no name reaches.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ from saflex.errors import CheckError, SaflexError
 from saflex.estimators import finite_difference, last_layer
 from saflex.forward import ModelView, logits_of
 from saflex.gradient import Tangent, gradient_of, validation_gradient
-from saflex.leaves import require_known_leaves
+from saflex.leaves import require_apart, require_known_leaves
 from saflex.losses import mean_cross_entropy
-from saflex.passes import undisturbed
-from saflex.precision import DIFFERENCE, EXACT, lowest_precision, noting_precision
+from saflex.passes import is_shared, undisturbed
+from saflex.precision import DIFFERENCE, EXACT, Noted, Tolerance, lowest_precision
 from saflex.products import logit_derivatives
 from saflex.settings import CHOICES, require_choice
-from saflex.transpose import Combination, Gap, exact, random_combinations
+from saflex.transpose import Combination, Gap, exact, random_combinations, require_transpose
 
 __all__ = ["CHECKS", "SelfCheck"]
 
@@ -45,13 +45,16 @@ class SelfCheck:
     mode : "first", "always" or "never"
         "first": at the first step, and again when the set of trained parameters, the optimiser or
         the estimator changes. Costs two or three refinements once and waits for the device then.
+        Parameters that had no part in it yet (behind a head that begins at zero) are looked at by
+        themselves once they have one, at refreshes that lie twice as far apart each time.
     """
 
     def __init__(self, mode: str) -> None:
         require_choice("check", mode, CHECKS)
         self.mode = mode
         self._passed: tuple[Any, ...] | None = None
-        self._precision: str | None = None
+        self._open: set[str] = set()
+        self._precision, self._refreshes, self._due = "", 0, False
         self._logits_passed = False
 
     def __call__(
@@ -68,24 +71,72 @@ class SelfCheck:
             return
         fresh, direction.fresh = direction.fresh, None
         again = self.mode == "always" or self._passed != direction.signature()
-        if fresh is not None and again:
-            self._check(direction, fresh)
-        reads_logits = direction.settings.estimator == "finite-difference"
-        if logits is not None and reads_logits and (again or not self._logits_passed):
-            _require_logits(direction, x, logits)
-            self._logits_passed = True
+        with self._renewed_after_an_error(direction):
+            names = None if again or fresh is None else self._open_and_moving(direction, fresh)
+            self._due = fresh is not None and (again or bool(names))
+            if self._due:
+                self._check(direction, fresh, names)
+            reads_logits = direction.settings.estimator == "finite-difference"
+            if logits is not None and reads_logits and (again or not self._logits_passed):
+                _require_logits(direction, x, logits)
+                self._logits_passed = True
 
-    def _check(self, direction: ValidationDirection, fresh: Fresh) -> None:
+    def rows(self, direction: ValidationDirection, x: Any, dz: Tensor) -> None:
+        """Compare the derivative of the augmented rows' logits too, where the check was due.
+
+        Another batch may take another way through a model than the validation rows.
+        """
+        if self._due:
+            s, view = direction.settings, ModelView(direction.model)
+            with self._renewed_after_an_error(direction):
+                tangent = direction.tangent
+                require_transpose(view, x, tangent, dz, estimator=s.estimator, count=1)
+
+    @contextmanager
+    def _renewed_after_an_error(self, direction: ValidationDirection) -> Iterator[None]:
+        """Whoever catches the error and goes on gets a new gradient, and the same check of it."""
+        try:
+            yield
+        except BaseException:
+            self._passed, direction.tangent = None, {}
+            raise
+
+    def _check(self, direction: ValidationDirection, fresh: Fresh, names: set[str] | None) -> None:
         view = ModelView(direction.model)
-        draws: list[Combination] = []
-        if self._precision is None:
-            self._precision, draws = _second_look(direction, view, fresh)
+        precision, draws = _second_look(direction, view, fresh)
         if direction.settings.estimator == "finite-difference":
-            _require_settled(direction, view, fresh, self._precision)
-        gap = _identity(direction, fresh, self._precision, draws)
+            _require_settled(direction, view, fresh, precision)
+        gap = _identity(direction, fresh, precision, draws, names=names)
         if not gap.small:
-            raise CheckError(_diagnosis(direction, fresh, gap, self._precision, draws))
+            raise CheckError(_diagnosis(direction, fresh, gap, precision, draws))
+        if names is None:
+            self._open, self._precision, self._refreshes = set(direction.tangent), precision, 0
+        for g in (fresh.gradient, *(draw.gradient for draw in draws)):
+            self._open -= _seen(direction, g, names or self._open, precision)
         self._passed = direction.signature()
+
+    def _open_and_moving(self, direction: ValidationDirection, fresh: Fresh) -> set[str]:
+        """Parameters that no check has seen and that are more than rounding by now."""
+        self._refreshes += 1
+        if not self._open or self._refreshes & (self._refreshes - 1):
+            return set()  # looking waits for the device: at refreshes 1, 2, 4, 8, ...
+        least = _tolerance(direction.settings.estimator, self._precision).floor ** 0.5
+        found = set(self._open)
+        for g in (fresh.gradient, direction.tangent):
+            sizes = {name: exact(t).norm().item() for name, t in g.items()}
+            found = {n for n in found if sizes[n] > least * max(sizes.values())}
+        return found
+
+
+def _seen(direction: ValidationDirection, g: Tangent, names: set[str], precision: str) -> set[str]:
+    """Parameters whose part of ``<g, v>`` is so large that the equation fails without it."""
+    parts = {n: (exact(g[n]) * exact(direction.tangent[n])).abs().sum().item() for n in names}
+    least = _tolerance(direction.settings.estimator, precision).relative * sum(parts.values())
+    return {n for n, part in parts.items() if part > least}
+
+
+def _tolerance(estimator: str, precision: str) -> Tolerance:
+    return (DIFFERENCE if estimator == "finite-difference" else EXACT)[precision]
 
 
 def _require_logits(direction: ValidationDirection, x: Any, logits: Tensor) -> None:
@@ -155,7 +206,7 @@ def _identity(
     products = [exact(fresh.gradient[n]) * exact(t) for n, t in v.items()]
     size = sum(p.abs().sum().item() for p in products)
     spread = (torch.linalg.vector_norm(slope) * torch.linalg.vector_norm(dz)).item()
-    tolerance = (DIFFERENCE if estimator == "finite-difference" else EXACT)[precision]
+    tolerance = _tolerance(estimator, precision)
     own = Gap(
         of="the validation loss",
         derivative=(slope * dz).sum().item(),
@@ -198,21 +249,24 @@ def _second_look(
     The pass's lowest precision, and the gradient of a random combination of its logits: a fault may
     be orthogonal to the loss's gradient on these rows, hardly to that too.
     """
-    targets = {name: view.trainable[name] for name in fresh.gradient}
-    written = {n: p for n, p in view.trainable.items() if view.writes(p)}
-    written = {n: view.detached(p).requires_grad_() for n, p in written.items()}
-    with undisturbed(view), _without_hooks(targets.values()), torch.enable_grad():
-        with (
-            view.substituted([view.trainable[n] for n in written], list(written.values())),
-            noting_precision(view) as seen,
-        ):
+    trained = list(view.trainable.values())
+    require_apart(view.trainable)
+    with (
+        undisturbed(view),
+        _without_hooks(trained),
+        _kept(trained),
+        _frozen_left_alone(view),
+        torch.enable_grad(),
+        view.substituted(trained, trained),
+    ):
+        with Noted(view) as noted:
             logits = logits_of(view.model, fresh.x)
             value = (direction.loss or mean_cross_entropy)(logits, fresh.y)
-        require_known_leaves(view, logits, known=[*view.trainable.values(), *written.values()])
-        leaves = {n: written.get(n, p) for n, p in targets.items()}
+        require_known_leaves(view, logits, known=[*trained, *noted.made])
+        leaves = {name: view.trainable[name] for name in fresh.gradient}
         ordinary = gradient_of(value, leaves, keep_graph=True)
         draws = random_combinations(logits, leaves, count=1)
-    precision = lowest_precision(seen, view)
+    precision = lowest_precision(noted.dtypes, view)
     _require_same(fresh.gradient, ordinary, precision)
     return precision, draws
 
@@ -244,6 +298,40 @@ def _without_hooks(params: Any) -> Iterator[None]:
     finally:
         for p, hooks in hooked:
             p._backward_hooks = hooks
+
+
+@contextmanager
+def _kept(params: Sequence[Tensor]) -> Iterator[None]:
+    """The loop's own parameters are in place here: what a forward writes to them is taken back."""
+    found = [(p, p.data, p.detach().clone()) for p in params]
+    try:
+        yield
+    finally:
+        for p, home, numbers in found:
+            if p.data_ptr() != home.data_ptr():
+                p.data = home
+            if p.device.type != "meta" and not torch.equal(home, numbers):
+                home.copy_(numbers)
+
+
+@contextmanager
+def _frozen_left_alone(view: ModelView) -> Iterator[None]:
+    """Refuse a forward that writes into a frozen parameter which is too large for a copy."""
+
+    def sums() -> dict[str, float]:
+        shared = {n: p.detach() for n, p in view.frozen.items() if is_shared(p)}
+        kinds = {n: torch.promote_types(p.dtype, torch.float32) for n, p in shared.items()}
+        return {n: p.sum(dtype=kinds[n]).item() for n, p in shared.items() if p.is_floating_point()}
+
+    before = sums()
+    yield
+    written = [n for n, after in sums().items() if not (after == before[n] or after != after)]
+    if written:
+        raise CheckError(
+            f"the forward of {type(view.model).__name__} writes into the frozen parameter {written[0]} "
+            "in place, and it is too large for a copy in every pass: refining changes it. Point it to "
+            f"a new tensor ({written[0]}.data = ...), or change it outside the forward."
+        )
 
 
 # What an error says

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from saflex.calling import Calling
 from saflex.errors import NoTrainableParametersError, SettingError, ShapeError
-from saflex.passes import renormalises
+from saflex.validation import map_tensors
 
 __all__ = ["ModelView", "logits_of", "unwrapped"]
 
@@ -51,30 +51,38 @@ class ModelView:
         Without its wrappers.
     modules : list of nn.Module
     trainable : dict of str to Parameter
-        Those that need a gradient; tied ones once, frozen ones not at all.
+        Those that need a gradient; tied ones once.
+    frozen : dict of str to Parameter
+        The others.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = unwrapped(model)
         self.modules: list[nn.Module] = []
         self.trainable: dict[str, nn.Parameter] = {}
+        self.frozen: dict[str, nn.Parameter] = {}
         self.devices: set[torch.device] = set()
-        self._slots: list[tuple[dict[str, Any], str, nn.Parameter]] = []
-        self._written: set[int] = set()
-        seen: set[int] = set()
+        self._slots: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._homes: dict[int, tuple[nn.Module, str]] = {}
         for prefix, module in self.model.named_modules():
             self.modules.append(module)
-            if renormalises(module):
-                self._written.add(id(module._parameters["weight"]))
+            if isinstance(module, torch.jit.ScriptModule):
+                raise SettingError(
+                    f"{type(self.model).__name__} has a TorchScript module ({prefix or 'itself'!r}), "
+                    "whose parameters nothing can take the place of. Refine with the module that was "
+                    "scripted or traced, or use torch.compile."
+                )
             for name, p in module._parameters.items():
                 if p is None:
                     continue
                 self.devices.add(p.device)
                 if p.requires_grad:
-                    self._slots.append((module._parameters, name, p))
-                    if id(p) not in seen:
-                        seen.add(id(p))
+                    self._slots.append((module, name, p))
+                    if id(p) not in self._homes:
+                        self._homes[id(p)] = module, name
                         self.trainable[f"{prefix}.{name}" if prefix else name] = p
+                else:
+                    self.frozen[f"{prefix}.{name}" if prefix else name] = p
 
     def require_trainable(self) -> dict[str, nn.Parameter]:
         """The trainable parameters.
@@ -96,12 +104,9 @@ class ModelView:
         return self.trainable
 
     def detached(self, p: nn.Parameter) -> Tensor:
-        """The numbers of a parameter, apart from its graph: shared, or copied if a forward writes."""
-        return p.detach().clone() if self.writes(p) else p.detach()
-
-    def writes(self, p: nn.Parameter) -> bool:
-        """Whether a forward writes to this parameter (an embedding's ``max_norm``)."""
-        return id(p) in self._written
+        """The numbers of a parameter apart from its graph: inside `undisturbed`, those of its copy."""
+        module, name = self._homes[id(p)]
+        return module._parameters[name].detach()
 
     def _require_whole(self) -> None:
         sharded = [n for n, p in self.trainable.items() if hasattr(p, "device_mesh")]
@@ -122,28 +127,30 @@ class ModelView:
         """
         by_identity = {id(p): value for p, value in zip(params, values, strict=True)}
         slots = [slot for slot in self._slots if id(slot[2]) in by_identity]
+        before = [module._parameters[name] for module, name, _ in slots]
         # LSTM and its kin read a second list of their parameters.
         recurrent = [m for m in self.modules if "_flat_weights_names" in m.__dict__]
         try:
-            for home, name, p in slots:
-                home[name] = by_identity[id(p)]
+            for module, name, p in slots:
+                module._parameters[name] = by_identity[id(p)]
             _refresh_flat_weights(recurrent)
             yield
         finally:
-            for home, name, p in slots:
-                home[name] = p
+            for (module, name, _), value in zip(slots, before, strict=True):
+                module._parameters[name] = value
             _refresh_flat_weights(recurrent)
 
 
 def logits_of(model: nn.Module, x: Any) -> Tensor:
-    """Call ``model(x)`` (``model(**x)`` for a mapping) and return its logits.
+    """Call ``model(x)`` (``model(**x)`` for a mapping) on a copy of x and return its logits.
 
     Raises
     ------
     ShapeError
         If the model returns something without a class dimension.
     """
-    return Calling()(model, x)
+    # A forward may write to its inputs, and a caller's must not change.
+    return Calling()(model, map_tensors(x, lambda t: t.detach().clone()))
 
 
 def _refresh_flat_weights(recurrent: Sequence[nn.Module]) -> None:

@@ -1,6 +1,7 @@
 """Line 1 of Algorithm 1: the gradient of the validation loss, as a tangent on the parameters."""
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from saflex.errors import (
 )
 from saflex.failures import explained
 from saflex.forward import ModelView, logits_of
-from saflex.leaves import require_known_leaves
+from saflex.leaves import require_apart, require_known_leaves
 from saflex.losses import Loss, mean_cross_entropy
 from saflex.passes import undisturbed
-from saflex.validation import map_tensors
+from saflex.precision import Noted
 
 __all__ = ["Tangent", "gradient_norm", "gradient_of", "validation_gradient"]
 
@@ -75,14 +76,17 @@ def validation_gradient(
         )
     view = ModelView(model)
     params = _selected(view.require_trainable(), parameters)
+    if check:
+        require_apart(view.trainable)
     with undisturbed(view), explained(view, x):
         # Detached copies: hooks on the loop's own parameters must not fire.
         leaves = [view.detached(p).requires_grad_() for p in params.values()]
+        noted = Noted(view) if check else None
         with torch.enable_grad(), view.substituted(list(params.values()), leaves):
-            logits = logits_of(view.model, map_tensors(x, Tensor.detach))
-            if check:
-                others = (p for name, p in view.trainable.items() if name not in params)
-                require_known_leaves(view, logits, known=[*leaves, *others])
+            with noted or nullcontext():
+                logits = logits_of(view.model, x)
+            if noted:
+                require_known_leaves(view, logits, known=[*leaves, *noted.made])
             value = (loss or mean_cross_entropy)(logits, y)
             tangent = gradient_of(value, dict(zip(params, leaves, strict=True)))
     if check and not torch.isfinite(gradient_norm(tangent)):

@@ -1,13 +1,43 @@
 """Which trained tensors the logits depend on, and whether the model knows them by name."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from saflex.errors import CheckError
 
-__all__ = ["require_known_leaves"]
+__all__ = ["require_apart", "require_known_leaves"]
+
+
+def require_apart(params: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that share memory: a step on one would move the other, and g counts both.
+
+    Raises
+    ------
+    CheckError
+    """
+    places = [
+        (str(p.device), p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), name)
+        for name, p in params.items()
+        # Elements of others may lie between those of a parameter with gaps.
+        if p.device.type != "meta" and _is_dense(p)
+    ]
+    for (device, _, end, first), (other, start, _, second) in pairwise(sorted(places)):
+        if device == other and start < end:
+            raise CheckError(
+                f"the parameters {first} and {second} share memory and not their names (tied through "
+                ".data?): each would get half of the gradient. Tie them as one: b.weight = a.weight."
+            )
+
+
+def _is_dense(p: Tensor) -> bool:
+    if p.layout != torch.strided or not p.numel():
+        return False
+    reach = sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True))
+    return reach + 1 == p.numel()
 
 
 def require_known_leaves(view: Any, logits: Tensor, *, known: Iterable[Tensor]) -> None:
@@ -19,7 +49,7 @@ def require_known_leaves(view: Any, logits: Tensor, *, known: Iterable[Tensor]) 
     logits : Tensor
         With their graph.
     known : iterable of Tensor
-        The parameters that were put into the model for this pass.
+        The parameters that were put into the model for this pass, and leaves made by it.
 
     Raises
     ------

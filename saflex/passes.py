@@ -4,22 +4,33 @@ Algorithm 1 runs f(x; theta) several times a step beside a training loop that ow
 of it happens inside `undisturbed`, on copies of what a forward may write to.
 """
 
+import collections
+import copy
+import random
+import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saflex.errors import SettingError
+from saflex.randomness import host_streams_kept
 
-__all__ = ["same_noise", "undisturbed", "without_autocast"]
+__all__ = ["as_found", "is_shared", "same_noise", "undisturbed", "without_autocast"]
 
 # Device types whose random state torch.random.fork_rng can save by index.
 _FORKABLE = ("cuda", "xpu")
 # Random streams, dual levels and kernel switches belong to the process, not to a thread.
 _ONE_AT_A_TIME = threading.RLock()
+# A frozen parameter of more numbers is shared, not copied: a frozen backbone may fill the memory.
+_LARGEST_FROZEN_COPY = 2**16
+# What every module has; of these a pass gets parameters, buffers and backward hooks of its own.
+_OF_ALL_MODULES = frozenset(nn.Module().__dict__)
+_CONTAINERS = (dict, collections.OrderedDict, collections.defaultdict, list, collections.deque, set)
+_CONSTANTS = frozenset((int, float, bool, str, type(None), tuple))
 
 
 @contextmanager
@@ -27,9 +38,10 @@ def undisturbed(view: Any) -> Iterator[None]:
     """Evaluation mode for the passes of Algorithm 1 over a `saflex.forward.ModelView`.
 
     Evaluation mode makes Pi deterministic and each sample's row its own (no batch statistics, no
-    dropout). Modes, buffers, the random streams and a caller's autocast cache come back as they
-    were. Gradients are off; float16 autocast is switched off because nobody scales the validation
-    loss here (bfloat16 stays for the validation gradient and the features of the last layer).
+    dropout). Modes, parameters, buffers, attributes, the random streams and a caller's autocast
+    cache come back as they were. Gradients are off, and compiled code runs as it was written;
+    float16 autocast is switched off because nobody scales the validation loss here (bfloat16 stays
+    for the validation gradient and the features of the last layer).
 
     Raises
     ------
@@ -42,15 +54,17 @@ def undisturbed(view: Any) -> Iterator[None]:
     kinds = {d.type for d in view.devices}
     with _ONE_AT_A_TIME, ExitStack() as stack:
         stack.enter_context(same_noise(view.devices))
-        if any(_is_compiled(module) for module in modules):
+        if "torch._dynamo" in sys.modules:  # or else nothing was compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if any(isinstance(m, nn.RNNBase) for m in modules):
             stack.enter_context(_plain_recurrence())
         _enter_autocast(stack, {"cpu"} | kinds)
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_copied_buffers(modules))
-        stack.enter_context(_copied_tables(modules))
-        stack.enter_context(_forwards_without_precision(modules))
+        stack.enter_context(as_found(modules))
+        for home in (m.__dict__ for m in modules):
+            if "_original_forward" in home and "forward" in home:
+                # Accelerate wrapped it in autocast.
+                home["forward"] = home["_original_forward"]
         try:
             _set_mode(training, False)
             yield
@@ -61,12 +75,87 @@ def undisturbed(view: Any) -> Iterator[None]:
 @contextmanager
 def same_noise(devices: Collection[torch.device]) -> Iterator[None]:
     """Put the random streams back afterwards: two such blocks in a row draw the same numbers."""
-    with ExitStack() as stack:
+    with host_streams_kept(), ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         for kind in {d.type for d in devices if d.type in _FORKABLE}:
             indices = [d.index for d in devices if d.type == kind]
             stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
         yield
+
+
+@contextmanager
+def as_found(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Copies of all that a forward may write to, and no backward hooks; afterwards what was there.
+
+    That is parameters, buffers, and the tensors, containers and generators that are attributes (a
+    cache, a counter, a list of statistics). A container stays the same one, which a hook may know
+    too, with what it had put back. What is kept elsewhere, in a closure or an object of another
+    kind, is not found.
+    """
+    copies: dict[int, Any] = {}
+    contents: list[tuple[Any, Any]] = []
+    found = [(module.__dict__, dict(module.__dict__)) for module in modules]
+    try:
+        for home, was in found:
+            if was["_parameters"]:
+                home["_parameters"] = {n: _own(p, copies) for n, p in was["_parameters"].items()}
+            if was["_buffers"]:
+                home["_buffers"] = {
+                    n: _copied(b, copies, contents) for n, b in was["_buffers"].items()
+                }
+            for name in ("_backward_hooks", "_backward_pre_hooks"):
+                if was[name]:
+                    home[name] = collections.OrderedDict()
+            for name, value in was.items():
+                if type(value) not in _CONSTANTS and name not in _OF_ALL_MODULES:
+                    home[name] = _copied(value, copies, contents)
+        yield
+    finally:
+        for container, was in contents:
+            container.clear()
+            (container.extend if hasattr(container, "extend") else container.update)(was)
+        for home, was in found:
+            home.update(was)
+            for name in [n for n in home if n not in was] if len(home) > len(was) else ():
+                del home[name]
+
+
+def is_shared(p: nn.Parameter) -> bool:
+    """Whether passes read the numbers of this frozen parameter themselves."""
+    return not p.requires_grad and p.numel() > _LARGEST_FROZEN_COPY
+
+
+def _own(p: nn.Parameter | None, copies: dict[int, Any]) -> nn.Parameter | None:
+    """A parameter of the same numbers; a large frozen one shares them, but may be pointed elsewhere."""
+    if p is None or not (p.requires_grad or type(p) is nn.Parameter):
+        return p  # quantised, or without a shape yet: its class knows more than its numbers
+    if id(p) not in copies:
+        numbers = p.detach() if is_shared(p) else p.detach().clone()
+        copies[id(p)] = nn.Parameter(numbers, requires_grad=False)
+    return copies[id(p)]
+
+
+def _copied(value: Any, copies: dict[int, Any], contents: list[tuple[Any, Any]]) -> Any:
+    """A copy of a tensor or generator, the same one wherever it is kept; a container gets copies in it."""
+    if id(value) in copies:
+        return copies[id(value)]
+    kind = type(value)
+    if isinstance(value, Tensor):
+        if value.requires_grad or isinstance(value, nn.Parameter):
+            return value
+        copies[id(value)] = value.detach().clone()
+    elif kind in _CONTAINERS:
+        copies[id(value)] = value
+        contents.append((value, copy.copy(value)))
+        items = value.values() if isinstance(value, dict) else value
+        if kind is not set and not _CONSTANTS.issuperset(map(type, items)):
+            for key in list(value) if isinstance(value, dict) else range(len(value)):
+                value[key] = _copied(value[key], copies, contents)
+    elif kind is torch.Generator:
+        copies[id(value)] = value.clone_state()
+    elif isinstance(value, random.Random) or kind.__module__.startswith("numpy.random"):
+        copies[id(value)] = copy.deepcopy(value)
+    return copies.get(id(value), value)
 
 
 @contextmanager
@@ -105,11 +194,6 @@ def _set_mode(modules: Sequence[nn.Module], training: bool) -> None:
             module.training = training
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    state = module.__dict__
-    return state.get("_compiled_call_impl") is not None or "_orig_mod" in state.get("_modules", ())
-
-
 def _enter_autocast(stack: ExitStack, device_types: set[str]) -> None:
     for kind in device_types - {"meta"}:
         if torch.is_autocast_enabled(kind):
@@ -134,61 +218,3 @@ def _plain_recurrence() -> Iterator[None]:
     finally:
         for switch, was in zip(switches, enabled, strict=True):
             switch.enabled = was
-
-
-@contextmanager
-def _copied_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Copies of all buffers for the pass: whatever a forward writes, and however, is dropped."""
-    found = [(module._buffers, dict(module._buffers)) for module in modules]
-    copies: dict[int, torch.Tensor] = {}
-    for home, originals in found:
-        for name, buffer in originals.items():
-            if buffer is not None:
-                if id(buffer) not in copies:
-                    copies[id(buffer)] = buffer.detach().clone()
-                home[name] = copies[id(buffer)]
-    try:
-        yield
-    finally:
-        for home, originals in found:
-            home.clear()
-            home.update(originals)
-
-
-@contextmanager
-def _copied_tables(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Copies of the tables that a look-up renormalises in place (``max_norm``)."""
-    found = [(m._parameters, m._parameters["weight"]) for m in modules if renormalises(m)]
-    try:
-        for home, weight in found:
-            home["weight"] = weight.detach().clone()
-        yield
-    finally:
-        for home, weight in found:
-            home["weight"] = weight
-
-
-def renormalises(module: nn.Module) -> bool:
-    """Whether a forward of this layer writes to its weight."""
-    return (
-        isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-        and module.max_norm is not None
-        and "weight" in module._parameters
-    )
-
-
-@contextmanager
-def _forwards_without_precision(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """The forward that Accelerate wrapped in autocast, as it was before."""
-    wrapped = [
-        (m.__dict__, m.__dict__["forward"], m.__dict__["_original_forward"])
-        for m in modules
-        if "_original_forward" in m.__dict__ and "forward" in m.__dict__
-    ]
-    try:
-        for home, _, original in wrapped:
-            home["forward"] = original
-        yield
-    finally:
-        for home, forward, _ in wrapped:
-            home["forward"] = forward

@@ -1,13 +1,12 @@
-"""How exact a pass through a model can be: the lowest precision in it, and what may be missed by it."""
+"""What a pass through a model uses: how exact it can be, and which leaves it makes itself."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["DIFFERENCE", "EXACT", "Tolerance", "lowest_precision", "noting_precision"]
+__all__ = ["DIFFERENCE", "EXACT", "Noted", "Tolerance", "lowest_precision"]
 
 
 class Tolerance(NamedTuple):
@@ -37,21 +36,39 @@ EXACT = {
 DIFFERENCE = EXACT | {"float64": Tolerance(1e-3, 1e-5), "float32": Tolerance(5e-2, 5e-3)}
 
 
-@contextmanager
-def noting_precision(view: Any) -> Iterator[set[torch.dtype]]:
-    """The floating types of the parameters, and of what a pass inside keeps for its backward.
+class Noted(TorchFunctionMode):
+    """Notes what the functions called inside return.
 
-    A forward may switch autocast on itself, and nothing outside shows it.
+    Attributes
+    ----------
+    dtypes : set of torch.dtype
+        The floating types of the parameters and of the results: a forward may switch autocast on
+        itself, and nothing outside shows it.
+    made : list of Tensor
+        Leaves that were made inside (``x.detach().requires_grad_()``): nobody trains them.
     """
-    seen = {p.dtype for p in view.trainable.values()}
 
-    def note(t: Tensor) -> Tensor:
-        if t.is_floating_point():
-            seen.add(t.dtype)
-        return t
+    def __init__(self, view: Any) -> None:
+        super().__init__()
+        self.dtypes = {_real(p.dtype) for p in view.trainable.values()}
+        self.made: list[Tensor] = []
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        yield seen
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        before = [(t, t.requires_grad) for t in args[:1] if isinstance(t, Tensor)]
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            if out.is_floating_point() or out.is_complex():
+                self.dtypes.add(_real(out.dtype))
+            if out.requires_grad and out.is_leaf and all(out is not t for t in args):
+                self.made.append(out)
+        self.made += [t for t, was in before if t.requires_grad and not was and t.is_leaf]
+        return out
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real() if dtype.is_complex else dtype
 
 
 def lowest_precision(seen: set[torch.dtype], view: Any) -> str:

@@ -70,8 +70,12 @@ def preconditioned(
     for name, group in held.items():
         state = optimizer.state.get(params[name]) or {}
         if divisor is not None and _has_stepped(state):
-            divisors[name] = divisor(state, group)
-    return directions | _divided(directions, divisors, stack=stack)
+            # The two parts of a complex number have a moment each.
+            divisors[name] = divisor({k: _as_real(v) for k, v in state.items()}, group)
+    divided = _divided({n: _as_real(d) for n, d in directions.items()}, divisors, stack=stack)
+    return directions | {
+        n: torch.view_as_complex(d) if directions[n].is_complex() else d for n, d in divided.items()
+    }
 
 
 def require_known_optimizer(
@@ -103,6 +107,13 @@ def require_known_optimizer(
 def _has_stepped(state: State) -> bool:
     # Adagrad has its state before its first step.
     return bool(state) and ("step" not in state or _on_device(state["step"]) or state["step"] > 0)
+
+
+def _as_real(value: Any) -> Any:
+    """A complex tensor as real pairs (..., 2), anything else as it is."""
+    if isinstance(value, Tensor) and value.is_complex():
+        return torch.view_as_real(value.resolve_conj())
+    return value
 
 
 def _on_device(value: Any) -> bool:

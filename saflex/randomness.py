@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["PrivateStream", "global_state"]
+__all__ = ["PrivateStream", "global_state", "host_streams_kept"]
 
 
 class PrivateStream:
@@ -36,9 +36,7 @@ class PrivateStream:
     def swapped_in(self) -> Iterator[None]:
         """Inside the block the global streams are this one; outside, nothing was drawn."""
         numpy = sys.modules.get("numpy")
-        python_outside = random.getstate()
-        numpy_outside = None if numpy is None else numpy.random.get_state()
-        with torch.random.fork_rng(devices=_current_accelerator()):
+        with host_streams_kept(), torch.random.fork_rng(devices=_current_accelerator()):
             torch.set_rng_state(self._torch)
             random.setstate(self._python)
             if numpy is not None:
@@ -50,10 +48,8 @@ class PrivateStream:
             finally:
                 self._torch = torch.get_rng_state()
                 self._python = random.getstate()
-                random.setstate(python_outside)
                 if numpy is not None:
                     self._numpy = numpy.random.get_state()
-                    numpy.random.set_state(numpy_outside)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors, loadable with ``torch.load(weights_only=True)``."""
@@ -65,6 +61,24 @@ class PrivateStream:
         version, numbers, gauss = state["python"]
         self._python = (version, tuple(numbers), gauss)
         self._numpy = None if state["numpy"] is None else tuple(state["numpy"])
+
+
+@contextmanager
+def host_streams_kept() -> Iterator[None]:
+    """Put Python's and NumPy's global streams back afterwards, where something was drawn."""
+    numpy = sys.modules.get("numpy")
+    python = random.getstate()
+    numbers = None if numpy is None else numpy.random.get_state()
+    try:
+        yield
+    finally:
+        if random.getstate() != python:
+            random.setstate(python)
+        if numpy is not None:
+            now = numpy.random.get_state()
+            # The place in the stream, its numbers, and half of a pair of normal ones.
+            if now[2:] != numbers[2:] or (now[1] != numbers[1]).any():
+                numpy.random.set_state(numbers)
 
 
 def global_state() -> dict[str, Any]:

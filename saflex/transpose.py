@@ -15,8 +15,7 @@ from saflex.forward import logits_of
 from saflex.gradient import Tangent, gradient_of
 from saflex.leaves import require_known_leaves
 from saflex.passes import undisturbed
-from saflex.precision import DIFFERENCE, EXACT, Tolerance, lowest_precision, noting_precision
-from saflex.validation import map_tensors
+from saflex.precision import DIFFERENCE, EXACT, Noted, Tolerance, lowest_precision
 
 __all__ = ["Combination", "Gap", "exact", "random_combinations", "require_transpose"]
 
@@ -25,9 +24,15 @@ _COMBINATIONS = 3
 
 
 def require_transpose(
-    view: Any, x: Any, tangent: Mapping[str, Tensor], dz: Tensor, *, estimator: str
+    view: Any,
+    x: Any,
+    tangent: Mapping[str, Tensor],
+    dz: Tensor,
+    *,
+    estimator: str,
+    count: int = _COMBINATIONS,
 ) -> None:
-    """Compare a directional derivative with three backward passes (waits for the device).
+    """Compare a directional derivative with backward passes (waits for the device).
 
     Parameters
     ----------
@@ -38,21 +43,24 @@ def require_transpose(
         The direction v that the estimator moved along.
     dz : Tensor, shape (..., B, K)
         ``J v`` by the estimator.
+    count : int
+        How many backward passes.
 
     Raises
     ------
     CheckError
     """
     params = {name: view.trainable[name] for name in tangent}
-    with undisturbed(view), torch.enable_grad(), noting_precision(view) as seen:
+    with undisturbed(view), torch.enable_grad():
         leaves = {n: view.detached(p).requires_grad_() for n, p in params.items()}
+        # Backward passes too: checkpointing runs the forward again.
         with view.substituted(list(params.values()), list(leaves.values())):
-            logits = logits_of(view.model, map_tensors(x, Tensor.detach))
-        others = (p for name, p in view.trainable.items() if name not in params)
-        require_known_leaves(view, logits, known=[*leaves.values(), *others])
-        draws = random_combinations(logits, leaves, count=_COMBINATIONS)
+            with Noted(view) as noted:
+                logits = logits_of(view.model, x)
+            require_known_leaves(view, logits, known=[*leaves.values(), *noted.made])
+            draws = random_combinations(logits, leaves, count=count)
     tolerance = (DIFFERENCE if estimator == "finite-difference" else EXACT)[
-        lowest_precision(seen, view)
+        lowest_precision(noted.dtypes, view)
     ]
     for draw in draws:
         gap = draw.gap(dz, tangent, tolerance)
@@ -113,5 +121,6 @@ def random_combinations(
 
 
 def exact(t: Tensor) -> Tensor:
-    """In float64, where the device has it."""
+    """In float64, where the device has it; a complex number as its two parts."""
+    t = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
     return t.float() if t.device.type == "mps" else t.double()

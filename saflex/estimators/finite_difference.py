@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from saflex.errors import EstimatorError
 from saflex.forward import ModelView, logits_of
 from saflex.gradient import gradient_norm
-from saflex.passes import same_noise, without_autocast
+from saflex.passes import as_found, same_noise, without_autocast
 
 __all__ = ["SettledStep", "derivative", "settled_step"]
 
@@ -50,13 +51,19 @@ def derivative(
 
     def shifted(sign: int) -> Tensor:
         moved = torch._foreach_add(theta, shift, alpha=sign)
-        # Both ends see the same noise where a model draws some in evaluation mode too.
+        # Both ends see the same noise where a model draws some in evaluation mode too, and nothing
+        # that the other one left behind.
         with (
             same_noise(view.devices),
+            as_found(view.modules),
             without_autocast(theta[0].device.type),
             view.substituted(params, moved),
         ):
-            return logits_of(view.model, x)
+            places = [(t.data_ptr(), t._version) for t in moved]
+            z = logits_of(view.model, x)
+        for name, t, place, v in zip(tangent, moved, places, shift, strict=True):
+            _require_unwritten(view, name, t, place, view.trainable[name], v * sign)
+        return z
 
     above = shifted(+1)
     if logits is not None:
@@ -65,6 +72,34 @@ def derivative(
     below = shifted(-1)
     # The mean of both ends is z(theta) up to O(h^2): no third pass.
     return (above + below) / 2, (above - below) / (2 * h.to(above.dtype))
+
+
+def _require_unwritten(
+    view: ModelView,
+    name: str,
+    moved: Tensor,
+    place: tuple[int, int],
+    theta: Tensor,
+    shift: Tensor,
+) -> None:
+    """Refuse a forward that sets the parameter it reads: it takes back a part of the shift.
+
+    A write through ``.data`` shows in the numbers alone, for which an accelerator would be waited.
+
+    Raises
+    ------
+    EstimatorError
+    """
+    written = (moved.data_ptr(), moved._version) != place
+    if not written and moved.device.type == "cpu":
+        due = theta.detach() + shift
+        written = not torch.equal(moved, due) and bool(((moved != due) & (due == due)).any())
+    if written:
+        raise EstimatorError(
+            f"a forward of {type(view.model).__name__} writes to its parameter {name} (a constraint "
+            "on its norm, such as max_norm), which undoes the shift of a finite difference. Use "
+            "estimator='forward-mode' or 'last-layer', or constrain it after optimizer.step()."
+        )
 
 
 class SettledStep(NamedTuple):

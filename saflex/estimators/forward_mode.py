@@ -52,7 +52,7 @@ def named_obstacles(view: ModelView) -> Iterator[None]:
         said, model = str(error), type(view.model).__name__
         if ("forward" in said.lower() and "AD" in said) or "jvp" in said:
             raise EstimatorError(
-                f"forward-mode differentiation of {model} stopped: {said.splitlines()[0]} Use "
+                f"forward-mode differentiation of {model} stopped: {said.splitlines()[0].rstrip('.')}. Use "
                 "estimator='finite-difference', which needs no formula, or 'last-layer'."
             ) from error
         if mixed_precision_inside(said):

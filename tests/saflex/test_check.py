@@ -216,17 +216,30 @@ def counted(model, passes):
     return model
 
 
-def test_the_first_step_costs_two_forwards_more_and_the_next_none():
-    passes = []
-    refine = Saflex(counted(mlp().float(), passes), validation=(X, Y))
-    refine(X, Y)
-    first = len(passes)
-    refine(X, Y)
-    assert (first, len(passes) - first) == (4, 2)
+@pytest.mark.parametrize(
+    ("settings", "unchecked", "more", "next_step"),
+    [
+        ({}, 2, 3, 2),
+        ({"estimator": "last-layer"}, 3, 3, 2),  # one to find the layer
+        ({"estimator": "finite-difference", "fd_step": 1e-3}, 3, 8, 3),
+    ],
+    ids=str,
+)
+def test_what_the_first_step_costs_more_and_the_next_does_not(settings, unchecked, more, next_step):
+    counts = []
+    for check in ("never", "first"):
+        torch.manual_seed(0)
+        passes = []
+        refine = Saflex(counted(mlp(), passes), validation=(X.double(), Y), check=check, **settings)
+        refine(X.double(), Y)
+        counts.append(len(passes))
+    refine._check._open.clear()  # what is looked at again is another test's
+    refine(X.double(), Y)
+    assert (*counts, len(passes) - counts[1]) == (unchecked, unchecked + more, next_step)
 
 
 def test_always_and_never():
-    for check, expected in (("always", [4, 3]), ("never", [2, 2])):
+    for check, expected in (("always", [5, 5]), ("never", [2, 2])):
         passes, counts = [], []
         refine = Saflex(counted(mlp().float(), passes), validation=(X, Y), check=check)
         for _ in range(2):
@@ -246,6 +259,65 @@ def test_it_runs_again_when_another_layer_is_trained():
     model.a.requires_grad_(True)
     with pytest.raises(e.CheckError, match="off is that of a"):
         refine(X, Y)
+
+
+@pytest.mark.parametrize("check", ["first", "always"])
+def test_a_list_that_is_unfrozen_later_is_found(check):
+    model = Unregistered()
+    inner = [*model.a.parameters(), *model.hidden[0].parameters()]
+    for p in inner:
+        p.requires_grad_(False)
+    refine = Saflex(model, validation=(X, Y), check=check)
+    refine(X, Y)
+    for p in inner:
+        p.requires_grad_(True)
+    with pytest.raises(e.CheckError, match=r"Unregistered\.hidden"):
+        refine(X, Y)
+
+
+def test_behind_a_head_that_begins_at_zero_it_looks_again():
+    torch.manual_seed(0)
+    for make in (TwoLayers, DroppedTangent):
+        model = make()
+        nn.init.zeros_(model.b.weight), nn.init.zeros_(model.b.bias)
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        refine = Saflex(model, validation=(X, Y))
+
+        def train(steps, model=model, optimizer=optimizer, refine=refine):
+            for _ in range(steps):
+                optimizer.zero_grad()
+                refine.loss(model, refine(X, Y)).backward()
+                optimizer.step()
+
+        if make is TwoLayers:
+            train(20)
+            assert not refine._check._open
+        else:
+            train(1)  # 0 = 0
+            with pytest.raises(e.CheckError, match="off is that of a"):
+                train(2)
+
+
+def test_whoever_goes_on_after_the_error_meets_it_again():
+    refine = Saflex(DroppedTangent(), validation=(X, Y), refresh_every=10)
+    for _ in range(3):
+        with pytest.raises(e.CheckError, match="off is that of a"):
+            refine(X, Y)
+
+
+@pytest.mark.parametrize("check", ["first", "always"])
+def test_augmented_rows_that_take_another_way_are_checked_too(check):
+    class Fused(TwoLayers):
+        """A kernel of its own for large batches."""
+
+        def between(self, h):
+            return sine(h) if len(h) > 8 else h.sin()
+
+    torch.manual_seed(0)
+    refine = Saflex(Fused(), validation=(X, Y), check=check)
+    for _ in range(2):
+        with pytest.raises(e.CheckError, match="not that of a backward pass"):
+            refine(torch.cat([X, X + 1]), Y.repeat(2))
 
 
 def test_an_unfrozen_layer_starts_its_average_and_moves_at_once():
