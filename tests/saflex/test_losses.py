@@ -6,7 +6,7 @@ from reference_models import K, brute_force_products, inputs, mlp
 from torch import nn
 from torch.nn import functional as F
 
-from saflex import Saflex, soft_cross_entropy, soft_labels, validation_gradient
+from saflex import Saflex, inner_products, soft_cross_entropy, soft_labels, validation_gradient
 from saflex import errors as e
 from saflex.labels import scaled_products
 from saflex.losses import CrossEntropy, as_loss
@@ -277,6 +277,28 @@ def test_a_class_masked_out_by_the_model_costs_nothing_where_no_label_wants_it()
 
 
 # Numbers where float32 has few
+
+
+@pytest.mark.parametrize("output", ["log-probabilities", "probabilities"])
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_pi_and_its_cosine_keep_their_digits_where_p_is_nearly_one(output, lead):
+    torch.manual_seed(0)
+    z, dz = torch.randn(2, *lead, 200, K, dtype=torch.float32).double()
+    top = F.one_hot(torch.randint(0, K, z.shape[:-1]), K)
+    z = (z + 14 * top).float()  # p of the top class is 1 - 1e-7 to 1 - 1e-4
+    dz = dz.float()
+    p = z.double().softmax(-1)
+    e = torch.eye(K, dtype=torch.float64)
+    expected = -((e - p.unsqueeze(-2)) * dz.double().unsqueeze(-2)).sum(-1)
+    found = inner_products(z, dz, output=output)
+    factor = p if output == "probabilities" else 1.0
+    torch.testing.assert_close(found.double(), factor * expected, rtol=1e-4, atol=1e-12)
+    assert torch.equal(found >= 0, expected >= 0)
+    if output == "log-probabilities":
+        label = torch.linalg.vector_norm(e - p.unsqueeze(-2), dim=-1)
+        centred = (dz.double() - dz.double().mean(-1, keepdim=True)).norm(dim=-1, keepdim=True)
+        cosine = scaled_products(found, scale="cosine", probabilities=z.softmax(-1))
+        torch.testing.assert_close(cosine.double(), expected / (label * centred), rtol=1e-4, atol=1e-6)
 
 
 def test_the_cosine_scale_where_p_is_nearly_one():
