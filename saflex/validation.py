@@ -4,7 +4,8 @@ A source has ``next() -> (x, y)`` and a state. Five kinds are made by `as_source
 have: a pair of tensors, a data set, an iterable of batches (a DataLoader), a function, a `Mixture`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -97,9 +98,7 @@ class Mixture:
 
     def opened(self, *, batch_size: int | None, seed: int, dim: int = 0) -> "Mixture":
         """A copy ready to draw; `batch_size` applies to its pairs of tensors and data sets."""
-        ready = Mixture(*self._given)
-        ready._dim = dim
-        ready._sources = [
+        sources = [
             as_source(
                 v,
                 batch_size=batch_size if _is_pair(v) or isinstance(v, Dataset) else None,
@@ -108,6 +107,8 @@ class Mixture:
             )
             for i, v in enumerate(self._given)
         ]
+        ready = Mixture(*sources)  # without what was given: a loader at work cannot be copied
+        ready._sources, ready._dim = sources, dim
         return ready
 
     def __repr__(self) -> str:
@@ -261,7 +262,7 @@ class _Cycle:
     """
 
     def __init__(self, batches: Iterable[Any], *, seed: int) -> None:
-        self._batches = batches
+        self._batches = _with_own_iterator(batches)
         self._stream = PrivateStream(seed)
         self._pass_began = self._stream.state_dict()
         self._iterator: Any = None
@@ -298,7 +299,7 @@ class _Cycle:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Cycle":
         # An iterator cannot be copied, but its position can be reached again; data are shared.
-        if iter(self._batches) is self._batches:
+        if isinstance(self._batches, Iterator):
             raise SettingError(
                 f"the validation source is a {type(self._batches).__name__}, which can be read once "
                 "and not be copied. Pass a list or a DataLoader, or copy the model without its "
@@ -325,6 +326,19 @@ class _Cycle:
         for _ in range(state["drawn"]):
             self.next()
         self._stream.load_state_dict(state["stream"])
+
+
+def _with_own_iterator(batches: Iterable[Any]) -> Iterable[Any]:
+    """A loader with persistent workers has one iterator for all, which each ``iter`` starts anew.
+
+    The training loop may be in the middle of a pass over this very loader (`Mixture`): a shallow
+    copy has workers and a position of its own.
+    """
+    if not getattr(batches, "persistent_workers", False):
+        return batches
+    own = copy.copy(getattr(batches, "base_dataloader", batches))  # Accelerate's has it inside
+    own._iterator = None
+    return own
 
 
 class _Function:
