@@ -117,6 +117,7 @@ class Saflex:
             # Every rank draws its own validation rows and noise.
             seed += 104_729 * torch.distributed.get_rank(group)
         self.task, validation_loss = self._losses(loss)
+        self._require_comparable()
         self._validation_loss = Watched(validation_loss)
         self._source = Remembered(
             as_source(
@@ -198,6 +199,7 @@ class Saflex:
                 f"memory={s.memory} needs to know which training row each sample is: call "
                 "refine(x, y, index=rows) with integers of shape (B,), or set memory=None."
             )
+        self._require_comparable()  # a loss may be given class weights on the way
         refreshes = self.direction.refreshes
         tangent = self.direction()  # line 1
         if self.direction.refreshes > refreshes:
@@ -395,13 +397,16 @@ class Saflex:
     # What `ContrastiveSaflex` replaces.
 
     def _losses(self, loss: Any) -> tuple[CrossEntropy, Loss]:
-        task, validation_loss = as_loss(loss, layout=self.settings.layout)
-        if self.settings.scale == "cosine" and (task.weight is not None or task.label_smoothing):
+        return as_loss(loss, layout=self.settings.layout)
+
+    def _require_comparable(self) -> None:
+        if self.settings.scale == "cosine" and (
+            self.task.weight is not None or self.task.label_smoothing
+        ):
             raise SettingError(
                 "scale='cosine' compares directions, in which class weights and label smoothing "
                 "have no part: use scale='batch-std' with this loss."
             )
-        return task, validation_loss
 
     def _looks_at(self, y_aug: Any) -> bool:
         # Looking at labels waits for the device: always on the CPU, else at the first step only.

@@ -276,6 +276,52 @@ def test_a_class_masked_out_by_the_model_costs_nothing_where_no_label_wants_it()
     assert logits.grad.isfinite().all()
 
 
+class Renamed(nn.CrossEntropyLoss):
+    """A subclass that adds nothing to the forward."""
+
+
+class Focal(nn.CrossEntropyLoss):
+    def forward(self, logits, y):
+        return super().forward(logits, y) ** 2
+
+
+def test_class_weights_and_smoothing_that_change_on_the_way_are_followed(model):
+    loss = nn.CrossEntropyLoss()
+    refine = Saflex(model, validation=(XV, YV), loss=loss)
+    refine(X, Y)
+    loss.weight, loss.label_smoothing = C, 0.1
+    batch = refine(X, Y)
+    g = torch.autograd.grad(loss(model(XV), YV), list(model.parameters()))
+    torch.testing.assert_close(list(refine.direction.gradient.values()), list(g))
+    own = CrossEntropy(weight=C, label_smoothing=0.1, ignore_index=-100)
+    torch.testing.assert_close(refine.loss(model, batch), own.training_loss(model(X), batch))
+    loss.weight = -C
+    with pytest.raises(e.SettingError, match="class weights"):
+        refine(X, Y)
+    cosine = Saflex(model, validation=(XV, YV), loss=nn.CrossEntropyLoss(), scale="cosine")
+    cosine.task.module.weight = C
+    with pytest.raises(e.SettingError, match="cosine"):
+        cosine(X, Y)
+
+
+def test_a_subclass_is_its_settings_unless_its_forward_is_its_own(model):
+    loss = Renamed(weight=C, label_smoothing=0.1)
+    refine = Saflex(model, validation=(XV, YV), loss=loss)
+    even = refine.task.clean(X, Y, refine(X, Y))
+    torch.testing.assert_close(refine.loss(model, even), loss(model(X), Y))
+    with pytest.raises(e.SettingError, match=r"loss=Focal\(...\) has a forward of its own"):
+        Saflex(model, validation=(XV, YV), loss=Focal())
+    with pytest.raises(e.SettingError, match="nn.CrossEntropyLoss with the same settings"):
+        Saflex(model, validation=(XV, YV), loss=nn.NLLLoss(weight=C))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_soft_validation_labels_cost_what_torch_says(model, name):
+    soft = torch.rand(12, K, dtype=torch.float64).softmax(-1)
+    found, _ = as_loss(LOSSES[name])
+    torch.testing.assert_close(found(model(XV), soft), LOSSES[name](model(XV), soft))
+
+
 # Numbers where float32 has few
 
 
