@@ -382,7 +382,22 @@ class Saflex:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`; construct with the same settings and sources first."""
+        """Continue from `state_dict`; construct with the same settings and sources first.
+
+        Where other parameters are trained by now, or with another estimator, the next step makes a
+        direction anew.
+
+        Raises
+        ------
+        SettingError
+            A state with or without a memory, or of other validation sources.
+        """
+        if (state["memory"] is None) != (self.memory is None):
+            raise SettingError(
+                f"this refiner has memory={self.settings.memory} and the state was saved "
+                f"{'without' if state['memory'] is None else 'with'} one: resume with the settings it "
+                "was saved with, or begin with a new refiner."
+            )
         self.direction.load_state_dict(state["direction"])
         for device, numbers in state["noise"].items():
             self._generator(torch.device(device)).set_state(numbers.cpu())

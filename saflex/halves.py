@@ -46,7 +46,7 @@ def halves_agreement(
     if len(y) < 4:
         return f"not measured, {len(y)} validation rows are too few to halve"
     device = next(p.device for p in direction.model.parameters() if p.requires_grad)
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(y), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     products = []
     for rows in order.chunk(2):
 

@@ -128,8 +128,13 @@ class Mixture:
         return {"sources": [source.state_dict() for source in self._sources]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["sources"]) != len(self._sources):
+            raise SettingError(
+                f"the state is of a Mixture of {len(state['sources'])} sources and this one has "
+                f"{len(self._sources)}: resume with the sources it was saved with."
+            )
         for source, inner in zip(self._sources, state["sources"], strict=True):
-            source.load_state_dict(inner)
+            _resume(source, inner)
 
 
 class Remembered:
@@ -155,7 +160,22 @@ class Remembered:
         return self._source.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._source.load_state_dict(state)
+        _resume(self._source, state)
+
+
+def _resume(source: ValidationSource, state: dict[str, Any]) -> None:
+    """Load a state into a source of the kind it was saved from.
+
+    Raises
+    ------
+    SettingError
+    """
+    if state.keys() != source.state_dict().keys():
+        raise SettingError(
+            f"the state is of another kind of validation source than {source!r}: resume with the "
+            "kind it was saved with (a pair of tensors, a data set, a loader, a function, a Mixture)."
+        )
+    source.load_state_dict(state)
 
 
 class _Rows:
@@ -230,12 +250,15 @@ class _Draws:
 
     def __init__(self, count: int, *, seed: int) -> None:
         self._count = count
-        self._generator = torch.Generator().manual_seed(seed)
-        self._order, self._position = torch.empty(0, dtype=torch.long), 0
+        # On the CPU whatever torch.set_default_device says, here and below.
+        self._generator = torch.Generator("cpu").manual_seed(seed)
+        self._order, self._position = torch.empty(0, dtype=torch.long, device="cpu"), 0
 
     def next(self, size: int) -> Tensor:
         if self._position + size > len(self._order):
-            self._order = torch.randperm(self._count, generator=self._generator)
+            self._order = torch.randperm(
+                self._count, generator=self._generator, device="cpu"
+            )
             self._position = 0
         rows = self._order[self._position : self._position + size]
         self._position += size
@@ -249,8 +272,13 @@ class _Draws:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._generator.set_state(state["generator"])
-        self._order, self._position = state["order"].clone(), state["position"]
+        if len(state["order"]) not in (0, self._count):
+            raise SettingError(
+                f"the state is of {len(state['order'])} validation rows and there are {self._count} "
+                "now: resume with the rows it was saved with, or begin with a new refiner."
+            )
+        self._generator.set_state(state["generator"].cpu())  # map_location may have moved it
+        self._order, self._position = state["order"].cpu().clone(), state["position"]
 
 
 class _Cycle:
