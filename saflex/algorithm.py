@@ -22,7 +22,8 @@ from saflex.memory import Memory
 from saflex.products import inner_products, logit_derivatives
 from saflex.report import Findings, report
 from saflex.settings import SaflexSettings
-from saflex.validation import Remembered, as_source, map_tensors
+from saflex.structures import map_tensors
+from saflex.validation import Remembered, as_source
 from saflex.weighting import normalised_weights, unnormalised_weights
 
 __all__ = ["Saflex"]

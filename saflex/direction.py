@@ -17,7 +17,8 @@ from saflex.losses import Loss
 from saflex.passes import undisturbed
 from saflex.precondition import preconditioned, require_known_optimizer
 from saflex.settings import SaflexSettings
-from saflex.validation import ValidationSource, map_tensors
+from saflex.structures import map_tensors
+from saflex.validation import ValidationSource
 
 __all__ = ["Fresh", "ValidationDirection", "averaged_over_ranks"]
 

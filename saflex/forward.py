@@ -16,9 +16,10 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from saflex.calling import Calling
+from saflex.calling import Adapted, Calling
 from saflex.errors import NoTrainableParametersError, SettingError, ShapeError
 from saflex.passes import renormalises
+from saflex.structures import map_tensors
 
 __all__ = ["ModelView", "logits_of", "unwrapped"]
 
@@ -136,14 +137,15 @@ class ModelView:
 
 
 def logits_of(model: nn.Module, x: Any) -> Tensor:
-    """Call ``model(x)`` (``model(**x)`` for a mapping) and return its logits.
+    """Call the model on x (by its `Calling`; ``model(**x)`` for a mapping) and return its logits.
 
     Raises
     ------
     ShapeError
         If the model returns something without a class dimension.
     """
-    return Calling()(model, x)
+    x = map_tensors(x, lambda t: t)  # a forward may write into the list it is given
+    return model(x) if isinstance(model, Adapted) else Calling()(model, x)
 
 
 def _refresh_flat_weights(recurrent: Sequence[nn.Module]) -> None:

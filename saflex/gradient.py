@@ -18,7 +18,7 @@ from saflex.forward import ModelView, logits_of
 from saflex.leaves import require_known_leaves
 from saflex.losses import Loss, mean_cross_entropy
 from saflex.passes import undisturbed
-from saflex.validation import map_tensors
+from saflex.structures import map_tensors
 
 __all__ = ["Tangent", "gradient_norm", "gradient_of", "validation_gradient"]
 

@@ -12,7 +12,7 @@ from saflex.gradient import validation_gradient
 from saflex.layouts import Layout
 from saflex.precondition import preconditioned
 from saflex.products import inner_products, logit_derivatives
-from saflex.validation import map_tensors
+from saflex.structures import map_tensors
 
 __all__ = ["halves_agreement"]
 
@@ -51,6 +51,10 @@ def halves_agreement(
     for rows in order.chunk(2):
 
         def half(t: Tensor, rows: Tensor = rows) -> Tensor:
+            if t.ndim == 0:
+                return t.to(device)
+            if len(t) != len(y):
+                raise IndexError
             return t.index_select(0, rows.to(t.device)).to(device)
 
         try:

@@ -5,19 +5,18 @@ have: a pair of tensors, a data set, an iterable of batches (a DataLoader), a fu
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
-from saflex.batch import joined_inputs
 from saflex.errors import EmptyValidationError, SettingError, ShapeError
 from saflex.randomness import PrivateStream, global_state
+from saflex.structures import joined_inputs, map_tensors, tensors_of
 
-__all__ = ["Mixture", "Remembered", "ValidationSource", "as_source", "map_tensors"]
+__all__ = ["Mixture", "Remembered", "ValidationSource", "as_source"]
 
 Pair = tuple[Any, Tensor]
 # Items drawn from a data set at a time: B' of the benchmark's protocol.
@@ -189,7 +188,7 @@ class _Rows:
                 f"validation has no rows (y has shape {tuple(y.shape)}). Pass labelled samples; "
                 "hold some training samples out if there is no validation set."
             )
-        sizes = {t.shape[self._dim] if t.ndim > self._dim else 0 for t in _tensors(x)}
+        sizes = {t.shape[self._dim] if t.ndim > self._dim else 0 for t in tensors_of(x)}
         if sizes != {self._count}:
             raise ShapeError(
                 f"validation inputs have {sorted(sizes)} rows and labels {self._count}, along "
@@ -256,9 +255,7 @@ class _Draws:
 
     def next(self, size: int) -> Tensor:
         if self._position + size > len(self._order):
-            self._order = torch.randperm(
-                self._count, generator=self._generator, device="cpu"
-            )
+            self._order = torch.randperm(self._count, generator=self._generator, device="cpu")
             self._position = 0
         rows = self._order[self._position : self._position + size]
         self._position += size
@@ -389,35 +386,14 @@ class _Function:
         self._stream.load_state_dict(state["stream"])
 
 
-def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `change` to a tensor, or to every tensor of a mapping or tuple."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, PackedSequence):
-        # Lengths stay on the CPU, where recurrent nets want them.
-        kept = (None if order is None else change(order) for order in value[2:])
-        return PackedSequence(change(value.data), value.batch_sizes, *kept)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(item, change) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        changed = [map_tensors(item, change) for item in value]
-        return type(value)(*changed) if hasattr(value, "_fields") else tuple(changed)
-    return value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_tensors(value, lambda t: (found.append(t), t)[1])
-    return found
-
-
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[1], Tensor)
 
 
 def _as_pair(batch: Any) -> Pair:
     if isinstance(batch, Mapping) and "labels" in batch:
-        return {key: item for key, item in batch.items() if key != "labels"}, batch["labels"]
+        rest = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
+        return rest, rest.pop("labels")
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
         return batch[0], batch[1]
     shape = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else type(batch).__name__

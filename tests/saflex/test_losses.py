@@ -311,7 +311,7 @@ def test_a_subclass_is_its_settings_unless_its_forward_is_its_own(model):
     torch.testing.assert_close(refine.loss(model, even), loss(model(X), Y))
     with pytest.raises(e.SettingError, match=r"loss=Focal\(...\) has a forward of its own"):
         Saflex(model, validation=(XV, YV), loss=Focal())
-    with pytest.raises(e.SettingError, match="nn.CrossEntropyLoss with the same settings"):
+    with pytest.raises(e.SettingError, match=r"nn\.CrossEntropyLoss with the same settings"):
         Saflex(model, validation=(XV, YV), loss=nn.NLLLoss(weight=C))
 
 
@@ -344,7 +344,9 @@ def test_pi_and_its_cosine_keep_their_digits_where_p_is_nearly_one(output, lead)
         label = torch.linalg.vector_norm(e - p.unsqueeze(-2), dim=-1)
         centred = (dz.double() - dz.double().mean(-1, keepdim=True)).norm(dim=-1, keepdim=True)
         cosine = scaled_products(found, scale="cosine", probabilities=z.softmax(-1))
-        torch.testing.assert_close(cosine.double(), expected / (label * centred), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            cosine.double(), expected / (label * centred), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_the_cosine_scale_where_p_is_nearly_one():

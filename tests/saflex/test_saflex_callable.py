@@ -320,7 +320,9 @@ def test_a_direction_of_another_make_is_not_taken_up(change):
         state = refine.state_dict()
         model[0].requires_grad_(True)
     else:
-        model, state = saved(estimator="last-layer" if change == "another estimator" else "forward-mode")
+        model, state = saved(
+            estimator="last-layer" if change == "another estimator" else "forward-mode"
+        )
     if change == "metric":
         settings["optimizer"] = optimizer = torch.optim.Adam(model.parameters())
         settings["precondition"] = True
@@ -364,7 +366,10 @@ def test_the_classifier_named_is_the_one_used_after_resuming():
     ("changes", "says"),
     [
         ({"validation": (XV[:7], YV[:7])}, "of 12 validation rows and there are 7"),
-        ({"validation": [(XV, YV)], "validation_batch": None}, "kind of validation source than list"),
+        (
+            {"validation": [(XV, YV)], "validation_batch": None},
+            "kind of validation source than list",
+        ),
         ({"validation": Mixture((XV, YV))}, "kind of validation source than Mixture of 1"),
         ({"memory": 1.0}, "this refiner has memory=1.0 and the state was saved without one"),
     ],
