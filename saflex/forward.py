@@ -15,6 +15,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 
 from saflex.calling import Adapted, Calling
 from saflex.errors import NoTrainableParametersError, SettingError, ShapeError
@@ -85,7 +86,7 @@ class ModelView:
         NoTrainableParametersError
             If there is none.
         SettingError
-            If the parameters are shards.
+            If the parameters are shards, or have no shape yet.
         """
         self._require_whole()
         if not self.trainable:
@@ -106,6 +107,11 @@ class ModelView:
 
     def _require_whole(self) -> None:
         sharded = [n for n, p in self.trainable.items() if hasattr(p, "device_mesh")]
+        if lazy := [n for n, p in self.trainable.items() if is_lazy(p)]:
+            raise SettingError(
+                f"{type(self.model).__name__} has parameters without a shape ({lazy[0]}): call it once "
+                "on a batch before making the refiner, which its optimiser needs too."
+            )
         flat = [type(m).__name__ for m in self.modules if hasattr(m, "_fsdp_wrapped_module")]
         if sharded or flat:
             raise SettingError(
