@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from saflex.direction import ValidationDirection
+from saflex.errors import SaflexError
 from saflex.estimators import last_layer
 from saflex.forward import ModelView
 from saflex.gradient import validation_gradient
@@ -61,7 +62,10 @@ def halves_agreement(
             x_half, y_half = map_tensors((x, y), half)
         except (IndexError, RuntimeError):
             return "not measured, the validation inputs have no rows to halve"
-        products.append(_products(direction, x_half, y_half, x_aug))
+        try:
+            products.append(_products(direction, x_half, y_half, x_aug))
+        except SaflexError as error:  # one without a label that counts, say
+            return f"not measured, a half alone cannot be used ({type(error).__name__})"
     return torch.corrcoef(torch.stack(products))[0, 1].nan_to_num(0.0).item()
 
 
@@ -76,7 +80,12 @@ def _products(direction: ValidationDirection, x: Any, y: Tensor, x_aug: Any) -> 
     if s.precondition:
         g = preconditioned(g, ModelView(model).require_trainable(), direction.optimizer)
     z, dz = logit_derivatives(
-        model, x_aug, g, estimator=s.estimator, classifier=direction.classifier, fd_step=s.fd_step
+        model,
+        x_aug,
+        g,
+        estimator=s.estimator,
+        classifier=direction.classifier,
+        fd_step=direction.fd_step,
     )
     rows = Layout(s.layout).rows
     return inner_products(rows(z), rows(dz), output="log-probabilities").flatten()
