@@ -213,8 +213,8 @@ def _halves_disagree(f: Findings) -> str | None:
         return (
             f"The two halves of the validation batch disagree about Pi (correlation {f.halves:.2f}) "
             f"before its loss has fallen: {f.validation_rows} rows may be too few, labels there may be "
-            "wrong, or the model knew what they share from the start. Look at the labels, take more rows, or average (ema=0.9; "
-            "memory=1.0 where training rows come back)."
+            "wrong, or the model knew what they share from the start. Look at the labels, take more "
+            "rows, or average (ema=0.9; memory=1.0 where training rows come back)."
         )
     return None
 
