@@ -22,7 +22,8 @@ from saflex.memory import Memory
 from saflex.products import inner_products, logit_derivatives
 from saflex.report import Findings, report
 from saflex.settings import SaflexSettings
-from saflex.validation import Remembered, as_source, map_tensors
+from saflex.structures import map_tensors
+from saflex.validation import Remembered, as_source
 from saflex.weighting import normalised_weights, unnormalised_weights
 
 __all__ = ["Saflex"]
@@ -117,6 +118,7 @@ class Saflex:
             # Every rank draws its own validation rows and noise.
             seed += 104_729 * torch.distributed.get_rank(group)
         self.task, validation_loss = self._losses(loss)
+        self._require_comparable()
         self._validation_loss = Watched(validation_loss)
         self._source = Remembered(
             as_source(
@@ -198,6 +200,7 @@ class Saflex:
                 f"memory={s.memory} needs to know which training row each sample is: call "
                 "refine(x, y, index=rows) with integers of shape (B,), or set memory=None."
             )
+        self._require_comparable()  # a loss may be given class weights on the way
         refreshes = self.direction.refreshes
         tangent = self.direction()  # line 1
         if self.direction.refreshes > refreshes:
@@ -381,7 +384,22 @@ class Saflex:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`; construct with the same settings and sources first."""
+        """Continue from `state_dict`; construct with the same settings and sources first.
+
+        Where other parameters are trained by now, or with another estimator, the next step makes a
+        direction anew.
+
+        Raises
+        ------
+        SettingError
+            A state with or without a memory, or of other validation sources.
+        """
+        if (state["memory"] is None) != (self.memory is None):
+            raise SettingError(
+                f"this refiner has memory={self.settings.memory} and the state was saved "
+                f"{'without' if state['memory'] is None else 'with'} one: resume with the settings it "
+                "was saved with, or begin with a new refiner."
+            )
         self.direction.load_state_dict(state["direction"])
         for device, numbers in state["noise"].items():
             self._generator(torch.device(device)).set_state(numbers.cpu())
@@ -396,13 +414,16 @@ class Saflex:
     # What `ContrastiveSaflex` replaces.
 
     def _losses(self, loss: Any) -> tuple[CrossEntropy, Loss]:
-        task, validation_loss = as_loss(loss, layout=self.settings.layout)
-        if self.settings.scale == "cosine" and (task.weight is not None or task.label_smoothing):
+        return as_loss(loss, layout=self.settings.layout)
+
+    def _require_comparable(self) -> None:
+        if self.settings.scale == "cosine" and (
+            self.task.weight is not None or self.task.label_smoothing
+        ):
             raise SettingError(
                 "scale='cosine' compares directions, in which class weights and label smoothing "
                 "have no part: use scale='batch-std' with this loss."
             )
-        return task, validation_loss
 
     def _looks_at(self, y_aug: Any) -> bool:
         # Looking at labels waits for the device: always on the CPU, else at the first step only.

@@ -1,14 +1,14 @@
 """The refined batch of Equation (1), and the one loss every batch is trained with (Equation 7)."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from saflex.errors import LabelError, SettingError, ShapeError
+from saflex.structures import joined_inputs
 
-__all__ = ["Batch", "joined_inputs", "soft_cross_entropy", "soft_rows"]
+__all__ = ["Batch", "soft_cross_entropy", "soft_rows"]
 
 # A soft label is written by somebody's mixup, often in float32 or bfloat16.
 _ROW_SUM_TOLERANCE = 1e-2
@@ -88,38 +88,6 @@ class Batch(NamedTuple):
             torch.cat([clean.y, augmented.y], dim),
             torch.cat([share * clean.w, (1 - share) * augmented.w], dim),
         )
-
-
-def joined_inputs(parts: Sequence[Any], *, dim: int = 0) -> Any:
-    """Concatenate inputs of one structure: tensors, or mappings and tuples of them.
-
-    Raises
-    ------
-    ShapeError
-        Structures or shapes that differ in more than the number of rows.
-    """
-    first = parts[0]
-    if all(isinstance(part, Tensor) for part in parts):
-        try:
-            return torch.cat(list(parts), dim)
-        except RuntimeError as error:
-            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-            raise ShapeError(
-                f"inputs of shapes {shapes} cannot be joined along dimension {dim}. Pad or crop "
-                "them to one shape, or compute the two losses apart and add them."
-            ) from error
-    if all(isinstance(part, Mapping) and part.keys() == first.keys() for part in parts):
-        return {key: joined_inputs([part[key] for part in parts], dim=dim) for key in first}
-    if all(isinstance(part, (tuple, list)) and len(part) == len(first) for part in parts):
-        return tuple(joined_inputs(items, dim=dim) for items in zip(*parts, strict=True))
-    if all(type(part) is type(first) and not isinstance(part, Tensor) for part in parts) and all(
-        part == first for part in parts
-    ):
-        return first  # a flag that goes with every batch
-    raise ShapeError(
-        f"inputs of types {', '.join(type(part).__name__ for part in parts)} cannot be joined: "
-        "expected tensors, or mappings or tuples of them with the same structure."
-    )
 
 
 def soft_cross_entropy(

@@ -88,8 +88,8 @@ class Adapted(nn.Module):
         object.__setattr__(self, "adapted", model)
         self.calling = calling
 
-    def forward(self, x: Any = None, /, **named: Any) -> Tensor:
-        return self.calling(self.adapted, named if named else x)
+    def forward(self, x: Any) -> Tensor:
+        return self.calling(self.adapted, x)
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Any:
         return self.adapted.named_modules(*args, **kwargs)

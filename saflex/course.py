@@ -41,7 +41,7 @@ class Course:
         if not self._sums:
             return []
         full, rest = divmod(self.steps, self.length)
-        counts = torch.tensor([self.length] * full + [rest] * (rest > 0))
+        counts = torch.tensor([self.length] * full + [rest] * (rest > 0), device="cpu")
         return [_named(row) for row in (torch.stack(self._sums).cpu() / counts[:, None]).tolist()]
 
     def mean(self) -> dict[str, float]:

@@ -17,7 +17,8 @@ from saflex.losses import Loss
 from saflex.passes import undisturbed
 from saflex.precondition import preconditioned, require_known_optimizer
 from saflex.settings import SaflexSettings
-from saflex.validation import ValidationSource, map_tensors
+from saflex.structures import map_tensors
+from saflex.validation import ValidationSource
 
 __all__ = ["Fresh", "ValidationDirection", "averaged_over_ranks"]
 
@@ -76,10 +77,10 @@ class ValidationDirection:
         self.fresh: Fresh | None = None
         self.gradient: Tangent = {}
         self.tangent: Tangent = {}
-        self.norm = torch.zeros(())
+        self.norm = torch.zeros((), device="cpu")
         self.steps = self.refreshes = 0
         self._rows: tuple[Any, Tensor] | None = None
-        self._trained: dict[str, torch.Size] = {}
+        self._trained: dict[str, tuple[nn.Parameter, torch.Size]] = {}
         self._average: Tangent = {}
         self._joined: dict[str, int] = {}
         self._non_finite: Tensor | None = None
@@ -87,21 +88,30 @@ class ValidationDirection:
     def __call__(self) -> Tangent:
         """The tangent of this step."""
         due = self.steps % self.settings.refresh_every == 0 or not self.tangent
-        # A layer unfrozen between two refreshes moves from now on.
-        if due or self._trained != _shapes(ModelView(self.model)):
+        if due or not self._is_of(ModelView(self.model)):
             self._refresh()
         self.steps += 1
         return self.tangent
 
     def signature(self) -> tuple[Any, ...]:
         """What the tangent depends on besides numbers: it was checked for this, or for another."""
-        s = self.settings
-        return (*self._trained.items(), id(self.optimizer), s.estimator, self.classifier)
+        trained = ((name, id(p), shape) for name, (p, shape) in self._trained.items())
+        return (*trained, id(self.optimizer), self.settings.estimator, self.classifier)
+
+    def _is_of(self, view: ModelView) -> bool:
+        """Whether the tangent belongs to what is trained: a layer may be unfrozen or replaced."""
+        return view.trainable.keys() == self._trained.keys() and all(
+            p is view.trainable[name] and p.shape == shape
+            for name, (p, shape) in self._trained.items()
+        )
 
     def _refresh(self) -> None:
         view = ModelView(self.model)
         params = view.require_trainable()
-        self._trained = _shapes(view)
+        for name, (p, _) in self._trained.items():
+            if params.get(name) is not p:  # another layer of this name shares no past
+                self._average.pop(name, None)
+        self._trained = _with_shapes(params)
         g = self.batch_gradient()
         self.fresh = None if self._rows is None else Fresh(*self._rows, g)
         if self.group is not None:
@@ -206,6 +216,7 @@ class ValidationDirection:
         return {
             "steps": self.steps,
             "refreshes": self.refreshes,
+            "made_with": self._made_with(),
             "classifier": self.classifier,
             "gradient": _copied(self.gradient),
             "tangent": _copied(self.tangent),
@@ -217,21 +228,30 @@ class ValidationDirection:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`, on the device of the model."""
-        view = ModelView(self.model)
-        devices = {n: p.device for n, p in view.require_trainable().items()}
+        self.source.load_state_dict(state["source"])
+        s, params = self.settings, ModelView(self.model).require_trainable()
 
         def own(tangent: Tangent) -> Tangent:
             # Parameters that are frozen by now have no place in it.
-            return {n: v.to(devices[n]).clone() for n, v in tangent.items() if n in devices}
+            return {n: v.to(params[n].device).clone() for n, v in tangent.items() if n in params}
 
         self.steps, self.refreshes = state["steps"], state["refreshes"]
-        self.classifier, self.fd_step = state["classifier"], state["fd_step"]
-        self.gradient, self.tangent = own(state["gradient"]), own(state["tangent"])
-        self._average, self._joined = own(state["average"]), dict(state["joined"])
-        self._trained = _shapes(view) if self.tangent else {}
+        self.classifier = s.classifier or state["classifier"]
+        self.fd_step = s.fd_step or state["fd_step"]
+        self.gradient, self._average = own(state["gradient"]), own(state["average"])
+        self._joined = dict(state["joined"])
+        # Of other parameters, or made in another way: the next step makes one anew.
+        self._trained = _with_shapes(params) if state["tangent"] else {}
+        same = state.get("made_with") == self._made_with()
+        self.tangent = own(state["tangent"]) if same else {}
         if self.gradient:
             self.norm = self.norm_of(self.gradient)
-        self.source.load_state_dict(state["source"])
+
+    def _made_with(self) -> list[Any]:
+        """What a saved tangent must share with a resumed run to be used there; plain values."""
+        s = self.settings
+        shapes = [[name, list(shape)] for name, (_, shape) in self._trained.items()]
+        return [shapes, s.estimator, s.precondition, self.classifier]
 
 
 def averaged_over_ranks(g: Tangent, group: Any) -> Tangent:
@@ -250,5 +270,5 @@ def _copied(tangent: Tangent) -> Tangent:
     return {name: v.detach().clone() for name, v in tangent.items()}
 
 
-def _shapes(view: ModelView) -> dict[str, torch.Size]:
-    return {name: p.shape for name, p in view.trainable.items()}
+def _with_shapes(params: dict[str, nn.Parameter]) -> dict[str, tuple[nn.Parameter, torch.Size]]:
+    return {name: (p, p.shape) for name, p in params.items()}

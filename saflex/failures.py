@@ -1,13 +1,11 @@
 """What an error inside a pass through somebody's model means, in one line with the mend."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
-
 from saflex.errors import EstimatorError, SaflexError, SettingError, ShapeError
+from saflex.structures import tensors_of
 
 __all__ = ["explained"]
 
@@ -38,7 +36,7 @@ def explained(view: Any, x: Any) -> Iterator[None]:
 
 
 def _cause(said: str, view: Any, x: Any) -> SaflexError | None:
-    inputs = [t for t in _tensors(x) if t.is_floating_point()]
+    inputs = [t for t in tensors_of(x) if t.is_floating_point()]
     dtypes = {p.dtype for p in view.trainable.values()}
     model = type(view.model).__name__
     if "dtype" in said or "type" in said.lower():
@@ -48,7 +46,7 @@ def _cause(said: str, view: Any, x: Any) -> SaflexError | None:
                 f"{model} has parameters of {_named(dtypes)} and was given inputs of "
                 f"{_named(strange)}. Convert one of them, such as x.to({_named(dtypes)})."
             )
-    devices = {t.device for t in _tensors(x)}
+    devices = {t.device for t in tensors_of(x)}
     if "same device" in said and devices - view.devices:
         return SettingError(
             f"{model} is on {_named(view.devices)} and its inputs are on {_named(devices)}: move "
@@ -65,17 +63,6 @@ def _cause(said: str, view: Any, x: Any) -> SaflexError | None:
             "cannot pass. Use torch.utils.checkpoint with use_reentrant=False."
         )
     return None
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, PackedSequence):
-        return [value.data]
-    items = value.values() if isinstance(value, Mapping) else value
-    if isinstance(value, (Mapping, tuple, list)):
-        return [t for item in items for t in _tensors(item)]
-    return []
 
 
 def _named(things: set[Any]) -> str:

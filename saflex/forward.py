@@ -15,10 +15,11 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 
-from saflex.calling import Calling
+from saflex.calling import Adapted, Calling
 from saflex.errors import NoTrainableParametersError, SettingError, ShapeError
-from saflex.validation import map_tensors
+from saflex.structures import map_tensors
 
 __all__ = ["ModelView", "logits_of", "unwrapped"]
 
@@ -92,7 +93,7 @@ class ModelView:
         NoTrainableParametersError
             If there is none.
         SettingError
-            If the parameters are shards.
+            If the parameters are shards, or have no shape yet.
         """
         self._require_whole()
         if not self.trainable:
@@ -110,6 +111,11 @@ class ModelView:
 
     def _require_whole(self) -> None:
         sharded = [n for n, p in self.trainable.items() if hasattr(p, "device_mesh")]
+        if lazy := [n for n, p in self.trainable.items() if is_lazy(p)]:
+            raise SettingError(
+                f"{type(self.model).__name__} has parameters without a shape ({lazy[0]}): call it once "
+                "on a batch before making the refiner, which its optimiser needs too."
+            )
         flat = [type(m).__name__ for m in self.modules if hasattr(m, "_fsdp_wrapped_module")]
         if sharded or flat:
             raise SettingError(
@@ -142,7 +148,7 @@ class ModelView:
 
 
 def logits_of(model: nn.Module, x: Any) -> Tensor:
-    """Call ``model(x)`` (``model(**x)`` for a mapping) on a copy of x and return its logits.
+    """Call the model on a copy of x (by its `Calling`; ``model(**x)`` for a mapping), return its logits.
 
     Raises
     ------
@@ -150,7 +156,8 @@ def logits_of(model: nn.Module, x: Any) -> Tensor:
         If the model returns something without a class dimension.
     """
     # A forward may write to its inputs, and a caller's must not change.
-    return Calling()(model, map_tensors(x, lambda t: t.detach().clone()))
+    x = map_tensors(x, lambda t: t.detach().clone())
+    return model(x) if isinstance(model, Adapted) else Calling()(model, x)
 
 
 def _refresh_flat_weights(recurrent: Sequence[nn.Module]) -> None:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from saflex.direction import ValidationDirection
+from saflex.errors import SaflexError
 from saflex.estimators import last_layer
 from saflex.forward import ModelView
 from saflex.gradient import validation_gradient
 from saflex.layouts import Layout
 from saflex.precondition import preconditioned
 from saflex.products import inner_products, logit_derivatives
-from saflex.validation import map_tensors
+from saflex.structures import map_tensors
 
 __all__ = ["halves_agreement"]
 
@@ -46,18 +47,25 @@ def halves_agreement(
     if len(y) < 4:
         return f"not measured, {len(y)} validation rows are too few to halve"
     device = next(p.device for p in direction.model.parameters() if p.requires_grad)
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(y), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     products = []
     for rows in order.chunk(2):
 
         def half(t: Tensor, rows: Tensor = rows) -> Tensor:
+            if t.ndim == 0:
+                return t.to(device)
+            if len(t) != len(y):
+                raise IndexError
             return t.index_select(0, rows.to(t.device)).to(device)
 
         try:
             x_half, y_half = map_tensors((x, y), half)
         except (IndexError, RuntimeError):
             return "not measured, the validation inputs have no rows to halve"
-        products.append(_products(direction, x_half, y_half, x_aug))
+        try:
+            products.append(_products(direction, x_half, y_half, x_aug))
+        except SaflexError as error:  # one without a label that counts, say
+            return f"not measured, a half alone cannot be used ({type(error).__name__})"
     return torch.corrcoef(torch.stack(products))[0, 1].nan_to_num(0.0).item()
 
 
@@ -72,7 +80,12 @@ def _products(direction: ValidationDirection, x: Any, y: Tensor, x_aug: Any) -> 
     if s.precondition:
         g = preconditioned(g, ModelView(model).require_trainable(), direction.optimizer)
     z, dz = logit_derivatives(
-        model, x_aug, g, estimator=s.estimator, classifier=direction.classifier, fd_step=s.fd_step
+        model,
+        x_aug,
+        g,
+        estimator=s.estimator,
+        classifier=direction.classifier,
+        fd_step=direction.fd_step,
     )
     rows = Layout(s.layout).rows
     return inner_products(rows(z), rows(dz), output="log-probabilities").flatten()

@@ -69,6 +69,11 @@ class Layout:
                 f"the model gave logits of shape {tuple(logits.shape)}, and layout={self.name!r} "
                 f"expects {expected}. Declare what they are: layout={others}."
             )
+        if self.num_classes(logits) < 2:
+            raise ShapeError(
+                f"the model gave logits of shape {tuple(logits.shape)}, of one class: there is nothing "
+                "to choose. A binary model needs two outputs, (B, 2)."
+            )
 
     def rows(self, values: Tensor) -> Tensor:
         """Logits, labels or Pi as rows, (..., B, K)."""

@@ -6,7 +6,8 @@ With class weights c, label smoothing s and ignored rows, labels y with weights 
 
 where q are the upstream's labels and u is even over the rows that count. The denominator does not
 depend on what is learned, so no label is chosen because it makes its own loss smaller. For hard
-labels and w = u this is `torch.nn.CrossEntropyLoss`.
+labels and w = u this is `torch.nn.CrossEntropyLoss`. Soft validation labels are divided by their number,
+as torch does; soft upstream labels by their class weights, so that they weigh what hard ones do.
 """
 
 from collections.abc import Callable
@@ -43,15 +44,17 @@ def as_loss(loss: Any, *, layout: str = "samples") -> tuple["CrossEntropy", Loss
     Parameters
     ----------
     loss : None, nn.CrossEntropyLoss, `CrossEntropy` or callable
-        The settings of a cross-entropy hold for both. A callable ``(logits, y) -> scalar`` is
-        the validation loss alone; the training loss is then the plain cross-entropy.
+        The settings of a cross-entropy hold for both, and are read at every step: class weights
+        may change on the way. A callable ``(logits, y) -> scalar`` is the validation loss alone;
+        the training loss is then the plain cross-entropy.
     layout : str
         See `saflex.layouts.Layout`.
 
     Raises
     ------
     SettingError
-        A loss of multi-label classification or regression, or one without a mean.
+        A loss of multi-label classification or regression, one without a mean, or a
+        cross-entropy with a forward of its own.
     """
     if isinstance(loss, _NO_CLASSIFICATION) or loss in _NO_CLASSIFICATION_FUNCTIONS:
         name = getattr(loss, "__name__", type(loss).__name__)
@@ -66,18 +69,14 @@ def as_loss(loss: Any, *, layout: str = "samples") -> tuple["CrossEntropy", Loss
                 f"loss has layout={loss.layout.name!r} and the settings {layout!r}: they must agree."
             )
         return loss, loss
-    if type(loss) is nn.CrossEntropyLoss:
-        if loss.reduction != "mean":
-            raise SettingError(
-                f"loss=CrossEntropyLoss(reduction={loss.reduction!r}): expected reduction='mean'."
-            )
-        task = CrossEntropy(
-            weight=loss.weight,
-            label_smoothing=loss.label_smoothing,
-            ignore_index=loss.ignore_index,
-            layout=layout,
-        )
+    if isinstance(loss, nn.CrossEntropyLoss):
+        task = _OfModule(loss, layout)
         return task, task
+    if isinstance(loss, nn.NLLLoss):
+        raise SettingError(
+            "loss=NLLLoss(...): expected nn.CrossEntropyLoss with the same settings, which of "
+            "log-probabilities is the same number."
+        )
     task = CrossEntropy(layout=layout)
     if loss is None:
         return task, task
@@ -111,7 +110,10 @@ class CrossEntropy:
     def __post_init__(self) -> None:
         if isinstance(self.layout, str):
             object.__setattr__(self, "layout", Layout(self.layout))
-        c = self.weight
+        self._require(self.weight)
+
+    def _require(self, c: Tensor | None) -> None:
+        """Refuse class weights that are none; looks at their values."""
         fits = c is None or c.ndim == 1 or (c.ndim == 3 and self.layout.name == "stack")
         if not fits or (c is not None and not bool(((c >= 0) & c.isfinite()).all())):
             raise SettingError(
@@ -134,7 +136,8 @@ class CrossEntropy:
         """
         rows, counted = self.targets(y, logits, check=y.device.type == "cpu")
         w = None
-        if counted is not None or self.weight is not None:
+        # As in torch: soft labels are divided by their number, hard ones by their class weights.
+        if counted is not None or (self.weight is not None and not y.is_floating_point()):
             w = self.even_weights(rows, counted)
             if w.device.type == "cpu" and not w.any():
                 raise EmptyValidationError(
@@ -224,6 +227,43 @@ class CrossEntropy:
                 f"loss has {self.weight.shape[-1]} class weights and the model {rows.shape[-1]} classes."
             )
         return self.weight.to(rows)
+
+
+class _OfModule(CrossEntropy):
+    """The settings of an `nn.CrossEntropyLoss` as they are now: deferred reweighting replaces them."""
+
+    def __init__(self, module: nn.CrossEntropyLoss, layout: str) -> None:
+        kind = type(module)
+        if kind.forward is not nn.CrossEntropyLoss.forward or "forward" in vars(module):
+            raise SettingError(
+                f"loss={kind.__name__}(...) has a forward of its own, which its settings do not tell. "
+                "Pass nn.CrossEntropyLoss(...), or a function (logits, y) -> scalar for the "
+                "validation loss alone."
+            )
+        if module.reduction != "mean":
+            raise SettingError(
+                f"loss={kind.__name__}(reduction={module.reduction!r}): expected reduction='mean'."
+            )
+        object.__setattr__(self, "module", module)
+        object.__setattr__(self, "layout", Layout(layout))
+        object.__setattr__(self, "_known", None)
+        self.weight  # noqa: B018 (looked at once now)
+
+    @property
+    def weight(self) -> Tensor | None:
+        c = self.module.weight
+        if c is not self._known:  # looking waits for the device
+            self._require(c)
+            object.__setattr__(self, "_known", c)
+        return c
+
+    @property
+    def label_smoothing(self) -> float:
+        return self.module.label_smoothing
+
+    @property
+    def ignore_index(self) -> int:
+        return self.module.ignore_index
 
 
 #: The loss where none is given: the mean over the rows of (B, K) logits.

@@ -13,6 +13,9 @@ from saflex.errors import SettingError, ShapeError
 
 __all__ = ["Memory"]
 
+# Rows of the largest training sets, and more: beyond it numbers are names (hashes), not positions.
+_MOST_ROWS = 2**28
+
 
 class Memory:
     """Running average of K numbers per training row.
@@ -52,7 +55,7 @@ class Memory:
         Tensor, shape (..., B, K)
         """
         self._require_index(index, row)
-        self._grow(int(index.max()) + 1, row)
+        self._grow(self._rows(index), row)
         index = index.to(row.device, torch.long, non_blocking=True)
         columns = index.unsqueeze(-1).expand_as(row)
         kept = self.decay * self.total.gather(-2, columns)
@@ -76,6 +79,15 @@ class Memory:
         """Take up what `state_dict` gave."""
         copies = {name: value.clone().to(device) for name, value in state.items()}
         self.total, self.weight = copies.get("total"), copies.get("weight")
+
+    def _rows(self, index: Tensor) -> int:
+        rows = int(index.max()) + 1
+        if rows > _MOST_ROWS:
+            raise SettingError(
+                f"index has {rows - 1}, and a memory has a place for every number up to the largest. "
+                "Pass the position of each sample in the training set, 0 to N-1."
+            )
+        return rows
 
     def _grow(self, size: int, row: Tensor) -> None:
         # Nobody is asked how many rows there are: the indices say it.

@@ -151,5 +151,8 @@ def inner_products(logits: Tensor, d_logits: Tensor, *, output: str) -> Tensor:
     if output == "logits":
         return -dz
     p = torch.softmax(z, -1)
-    pi = (p * dz).sum(-1, keepdim=True) - dz
+    # Relative to the top class: its own Pi is then a sum over the others, and keeps its digits (and the
+    # sign that decides w) where p is so near 1 that sum_j p_j dz_j and dz_k agree in all of theirs.
+    d = dz - dz.gather(-1, z.argmax(-1, keepdim=True))
+    pi = (p * d).sum(-1, keepdim=True) - d
     return pi if output == "log-probabilities" else p * pi

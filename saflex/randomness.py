@@ -27,7 +27,7 @@ class PrivateStream:
     """
 
     def __init__(self, seed: int) -> None:
-        self._torch = torch.Generator().manual_seed(seed).get_state()
+        self._torch = torch.Generator("cpu").manual_seed(seed).get_state()
         self._python = random.Random(seed).getstate()
         self._numpy: Any = None
         self._seed = seed

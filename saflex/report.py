@@ -6,11 +6,15 @@ it says about the run, and a setting or a check that answers it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 __all__ = ["Findings", "findings", "report"]
 
-# A trend is read from the first and the last quarter of the run, so that single batches don't decide.
-_QUARTER = 4
+# A trend is read from the first and the last quarter of the run, so that single batches don't decide,
+# of at least so many stretches, and only where it exceeds the noise between neighbours.
+_QUARTER, _FEWEST_STRETCHES, _STANDARD_ERRORS = 4, 8, 3
+# Halves of right labels agree until the loss has fallen by so much; then nothing that they share is left.
+_DISAGREE, _FALLEN = 0.3, 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,23 @@ class Findings:
         first, last = self.course[:size], self.course[-size:]
         return tuple(sum(c[name] for c in part) / len(part) for part in (first, last))
 
+    def trend(self, name: str) -> tuple[float, float] | None:
+        """`start_and_end` where they differ by more than chance; None where they don't, or too early."""
+        values = [c[name] for c in self.course]
+        if len(values) < _FEWEST_STRETCHES:
+            return None
+        # Half the mean square of neighbours' differences is the variance that is no trend.
+        variance = sum((b - a) ** 2 for a, b in pairwise(values)) / (2 * (len(values) - 1))
+        start, end = self.start_and_end(name)
+        error = (variance * 2 / (len(values) // _QUARTER)) ** 0.5
+        return (start, end) if abs(end - start) > _STANDARD_ERRORS * error else None
+
+    @property
+    def fallen(self) -> bool:
+        """Whether so much of the validation loss is gone that halves no longer tell about labels."""
+        start, end = self.start_and_end("validation_loss")
+        return end < _FALLEN * start
+
 
 def report(found: Findings) -> str:
     """The numbers, and below them what they say."""
@@ -70,6 +91,8 @@ def _numbers(f: Findings) -> list[str]:
     m = f.mean
     pi, loss = f.start_and_end("pi_mean_abs"), f.start_and_end("validation_loss")
     halves = f.halves_unknown if f.halves is None else f"correlate by {f.halves:.2f}"
+    if f.halves is not None and f.halves < _DISAGREE and f.fallen:
+        halves += " (the loss has fallen: what is left is what they do not share)"
     return [
         f"  labels      {_percent(1 - m['label_unchanged'])} with another arg max than the "
         f"upstream's, entropy {m['label_entropy']:.2f}",
@@ -147,7 +170,8 @@ def _overwhelmed(f: Findings) -> str | None:
 
 
 def _growing_products(f: Findings) -> str | None:
-    (pi_0, pi_1), (loss_0, loss_1) = map(f.start_and_end, ("pi_mean_abs", "validation_loss"))
+    pi_0, pi_1 = f.trend("pi_mean_abs") or (0, 0)
+    loss_0, loss_1 = f.start_and_end("validation_loss")
     if pi_0 > 0 and pi_1 / pi_0 >= 3 and loss_1 > 0.9 * loss_0:
         scale = f.settings["scale"]
         follows = (
@@ -164,8 +188,8 @@ def _growing_products(f: Findings) -> str | None:
 
 
 def _rising_loss(f: Findings) -> str | None:
-    start, end = f.start_and_end("validation_loss")
-    if len(f.course) > 1 and end > 1.1 * start:
+    start, end = f.trend("validation_loss") or (0, 0)
+    if end > 1.1 * start:
         return (
             f"The validation loss rose from {start:.3g} to {end:.3g}, though every step was chosen to "
             "lower it: steps are too long for a first-order choice, or training overfits. Lower the "
@@ -175,8 +199,8 @@ def _rising_loss(f: Findings) -> str | None:
 
 
 def _fitted_validation(f: Findings) -> str | None:
-    start, end = f.start_and_end("validation_loss")
-    if len(f.course) > 1 and end < 0.1 * start:
+    start, end = f.trend("validation_loss") or (0, 0)
+    if end < 0.1 * start:
         return (
             f"The validation loss fell from {start:.3g} to {end:.3g}: these rows are being fitted. "
             "Select epochs on others, and compare with training on them outright."
@@ -185,12 +209,12 @@ def _fitted_validation(f: Findings) -> str | None:
 
 
 def _halves_disagree(f: Findings) -> str | None:
-    if f.halves is not None and f.halves < 0.3:
+    if f.halves is not None and f.halves < _DISAGREE and not f.fallen:
         return (
-            f"The two halves of the validation batch disagree about Pi (correlation {f.halves:.2f}): "
-            f"labels there may be wrong, {f.validation_rows} rows may be too few, or the model has "
-            "learned what they share. Look at the labels, take more rows, or average (ema=0.9; "
-            "memory=1.0 where training rows come back)."
+            f"The two halves of the validation batch disagree about Pi (correlation {f.halves:.2f}) "
+            f"before its loss has fallen: {f.validation_rows} rows may be too few, labels there may be "
+            "wrong, or the model knew what they share from the start. Look at the labels, take more "
+            "rows, or average (ema=0.9; memory=1.0 where training rows come back)."
         )
     return None
 

@@ -4,19 +4,19 @@ A source has ``next() -> (x, y)`` and a state. Five kinds are made by `as_source
 have: a pair of tensors, a data set, an iterable of batches (a DataLoader), a function, a `Mixture`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
-from saflex.batch import joined_inputs
 from saflex.errors import EmptyValidationError, SettingError, ShapeError
 from saflex.randomness import PrivateStream, global_state
+from saflex.structures import joined_inputs, map_tensors, tensors_of
 
-__all__ = ["Mixture", "Remembered", "ValidationSource", "as_source", "map_tensors"]
+__all__ = ["Mixture", "Remembered", "ValidationSource", "as_source"]
 
 Pair = tuple[Any, Tensor]
 # Items drawn from a data set at a time: B' of the benchmark's protocol.
@@ -97,9 +97,7 @@ class Mixture:
 
     def opened(self, *, batch_size: int | None, seed: int, dim: int = 0) -> "Mixture":
         """A copy ready to draw; `batch_size` applies to its pairs of tensors and data sets."""
-        ready = Mixture(*self._given)
-        ready._dim = dim
-        ready._sources = [
+        sources = [
             as_source(
                 v,
                 batch_size=batch_size if _is_pair(v) or isinstance(v, Dataset) else None,
@@ -108,6 +106,8 @@ class Mixture:
             )
             for i, v in enumerate(self._given)
         ]
+        ready = Mixture(*sources)  # without what was given: a loader at work cannot be copied
+        ready._sources, ready._dim = sources, dim
         return ready
 
     def __repr__(self) -> str:
@@ -127,8 +127,13 @@ class Mixture:
         return {"sources": [source.state_dict() for source in self._sources]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["sources"]) != len(self._sources):
+            raise SettingError(
+                f"the state is of a Mixture of {len(state['sources'])} sources and this one has "
+                f"{len(self._sources)}: resume with the sources it was saved with."
+            )
         for source, inner in zip(self._sources, state["sources"], strict=True):
-            source.load_state_dict(inner)
+            _resume(source, inner)
 
 
 class Remembered:
@@ -154,7 +159,22 @@ class Remembered:
         return self._source.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._source.load_state_dict(state)
+        _resume(self._source, state)
+
+
+def _resume(source: ValidationSource, state: dict[str, Any]) -> None:
+    """Load a state into a source of the kind it was saved from.
+
+    Raises
+    ------
+    SettingError
+    """
+    if state.keys() != source.state_dict().keys():
+        raise SettingError(
+            f"the state is of another kind of validation source than {source!r}: resume with the "
+            "kind it was saved with (a pair of tensors, a data set, a loader, a function, a Mixture)."
+        )
+    source.load_state_dict(state)
 
 
 class _Rows:
@@ -168,7 +188,7 @@ class _Rows:
                 f"validation has no rows (y has shape {tuple(y.shape)}). Pass labelled samples; "
                 "hold some training samples out if there is no validation set."
             )
-        sizes = {t.shape[self._dim] if t.ndim > self._dim else 0 for t in _tensors(x)}
+        sizes = {t.shape[self._dim] if t.ndim > self._dim else 0 for t in tensors_of(x)}
         if sizes != {self._count}:
             raise ShapeError(
                 f"validation inputs have {sorted(sizes)} rows and labels {self._count}, along "
@@ -229,12 +249,13 @@ class _Draws:
 
     def __init__(self, count: int, *, seed: int) -> None:
         self._count = count
-        self._generator = torch.Generator().manual_seed(seed)
-        self._order, self._position = torch.empty(0, dtype=torch.long), 0
+        # On the CPU whatever torch.set_default_device says, here and below.
+        self._generator = torch.Generator("cpu").manual_seed(seed)
+        self._order, self._position = torch.empty(0, dtype=torch.long, device="cpu"), 0
 
     def next(self, size: int) -> Tensor:
         if self._position + size > len(self._order):
-            self._order = torch.randperm(self._count, generator=self._generator)
+            self._order = torch.randperm(self._count, generator=self._generator, device="cpu")
             self._position = 0
         rows = self._order[self._position : self._position + size]
         self._position += size
@@ -248,8 +269,13 @@ class _Draws:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._generator.set_state(state["generator"])
-        self._order, self._position = state["order"].clone(), state["position"]
+        if len(state["order"]) not in (0, self._count):
+            raise SettingError(
+                f"the state is of {len(state['order'])} validation rows and there are {self._count} "
+                "now: resume with the rows it was saved with, or begin with a new refiner."
+            )
+        self._generator.set_state(state["generator"].cpu())  # map_location may have moved it
+        self._order, self._position = state["order"].cpu().clone(), state["position"]
 
 
 class _Cycle:
@@ -261,7 +287,7 @@ class _Cycle:
     """
 
     def __init__(self, batches: Iterable[Any], *, seed: int) -> None:
-        self._batches = batches
+        self._batches = _with_own_iterator(batches)
         self._stream = PrivateStream(seed)
         self._pass_began = self._stream.state_dict()
         self._iterator: Any = None
@@ -298,7 +324,7 @@ class _Cycle:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Cycle":
         # An iterator cannot be copied, but its position can be reached again; data are shared.
-        if iter(self._batches) is self._batches:
+        if isinstance(self._batches, Iterator):
             raise SettingError(
                 f"the validation source is a {type(self._batches).__name__}, which can be read once "
                 "and not be copied. Pass a list or a DataLoader, or copy the model without its "
@@ -327,6 +353,19 @@ class _Cycle:
         self._stream.load_state_dict(state["stream"])
 
 
+def _with_own_iterator(batches: Iterable[Any]) -> Iterable[Any]:
+    """A loader with persistent workers has one iterator for all, which each ``iter`` starts anew.
+
+    The training loop may be in the middle of a pass over this very loader (`Mixture`): a shallow
+    copy has workers and a position of its own.
+    """
+    if not getattr(batches, "persistent_workers", False):
+        return batches
+    own = copy.copy(getattr(batches, "base_dataloader", batches))  # Accelerate's has it inside
+    own._iterator = None
+    return own
+
+
 class _Function:
     """A function of no arguments, called for every batch inside a private random stream."""
 
@@ -347,35 +386,14 @@ class _Function:
         self._stream.load_state_dict(state["stream"])
 
 
-def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `change` to a tensor, or to every tensor of a mapping or tuple."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, PackedSequence):
-        # Lengths stay on the CPU, where recurrent nets want them.
-        kept = (None if order is None else change(order) for order in value[2:])
-        return PackedSequence(change(value.data), value.batch_sizes, *kept)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(item, change) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        changed = [map_tensors(item, change) for item in value]
-        return type(value)(*changed) if hasattr(value, "_fields") else tuple(changed)
-    return value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_tensors(value, lambda t: (found.append(t), t)[1])
-    return found
-
-
 def _is_pair(value: Any) -> bool:
     return isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[1], Tensor)
 
 
 def _as_pair(batch: Any) -> Pair:
     if isinstance(batch, Mapping) and "labels" in batch:
-        return {key: item for key, item in batch.items() if key != "labels"}, batch["labels"]
+        rest = copy.copy(batch) if isinstance(batch, MutableMapping) else dict(batch)
+        return rest, rest.pop("labels")
     if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], Tensor):
         return batch[0], batch[1]
     shape = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else type(batch).__name__

@@ -15,6 +15,9 @@ from saflex.passes import without_autocast
 
 __all__ = ["derivative"]
 
+# What torch looks for, and does not find, for tensors of a layout without tangents (sparse CSR).
+_NO_TANGENT = "_efficientzerotensor"
+
 
 def derivative(view: ModelView, x: Any, tangent: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Logits and their derivative along `tangent`, in one forward pass of about twice the work.
@@ -50,7 +53,7 @@ def named_obstacles(view: ModelView) -> Iterator[None]:
         yield
     except (NotImplementedError, RuntimeError) as error:
         said, model = str(error), type(view.model).__name__
-        if ("forward" in said.lower() and "AD" in said) or "jvp" in said:
+        if ("forward" in said.lower() and "AD" in said) or "jvp" in said or _NO_TANGENT in said:
             raise EstimatorError(
                 f"forward-mode differentiation of {model} stopped: {said.splitlines()[0].rstrip('.')}. Use "
                 "estimator='finite-difference', which needs no formula, or 'last-layer'."

@@ -23,12 +23,12 @@ __all__ = ["classifier_gradient", "classifier_name", "derivative"]
 
 
 def classifier_name(model: nn.Module, x: Any) -> str:
-    """Name of the layer whose output is the logits: the last one called that owns parameters.
+    """Name of the layer whose output is the logits: the deepest one called that owns parameters.
 
     Raises
     ------
     EstimatorError
-        If something still happens to the logits after that layer.
+        If something still happens to the logits after that layer, or it is the whole network.
     """
     called: list[tuple[str, _Call]] = []
 
@@ -50,13 +50,23 @@ def classifier_name(model: nn.Module, x: Any) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    if not called or not called[-1][1].is_output(logits):
+    # A module inside another returns before it.
+    layers = [(name, call) for name, call in called if not _is_whole(model, name)]
+    deepest = next((name for name, call in layers if call.is_output(logits)), None)
+    if deepest is None:
         raise EstimatorError(
             f"the output of {type(model).__name__} is not that of its last layer with parameters "
-            f"({called[-1][0] if called else 'none found'!r}). Name the classifier with "
+            f"({layers[-1][0] if layers else 'none found'!r}). Name the classifier with "
             "classifier='...' if its output is the logits, or use another estimator."
         )
-    return called[-1][0]
+    return deepest
+
+
+def _is_whole(model: nn.Module, name: str) -> bool:
+    """Whether a module with layers inside holds every parameter: a network, no classifier."""
+    layer = model.get_submodule(name)
+    inside = any(True for m in list(layer.modules())[1:] for _ in m.parameters(False))
+    return inside and all(n.startswith(f"{name}.") for n, _ in model.named_parameters())
 
 
 def classifier_gradient(

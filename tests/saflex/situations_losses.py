@@ -92,6 +92,41 @@ def _():
     return promise(nn.CrossEntropyLoss(weight=C), estimator="finite-difference")
 
 
+@situation(LOSSES, "class weights that the loss is given after some steps")
+def _():
+    model, x, xv = seeded()
+    loss = nn.CrossEntropyLoss()
+    refine = Saflex(model, validation=(xv, YV), loss=loss)
+    refine(x, Y)
+    refine.diagnostics(reset=True)
+    loss.weight = C
+    return keeps_promise(refine, model, refine(x, Y), lambda: loss(model(xv), YV))
+
+
+class Named(nn.CrossEntropyLoss):
+    pass
+
+
+class Squared(nn.CrossEntropyLoss):
+    def forward(self, logits, y):
+        return super().forward(logits, y) ** 2
+
+
+@situation(LOSSES, "a subclass of `nn.CrossEntropyLoss`")
+def _():
+    return promise(Named(weight=C, label_smoothing=0.2))
+
+
+@situation(LOSSES, "a subclass of `nn.CrossEntropyLoss` with a forward of its own")
+def _():
+    return refused(e.SettingError, lambda: attempt(Squared()), naming="forward of its own")
+
+
+@situation(LOSSES, "`nn.NLLLoss(weight=...)`")
+def _():
+    return refused(e.SettingError, lambda: attempt(nn.NLLLoss(C)), naming="nn.CrossEntropyLoss")
+
+
 @situation(LOSSES, "a focal loss as a function, for the validation gradient alone")
 def _():
     def focal(logits, y):
@@ -173,6 +208,13 @@ def _():
     model, x, xv = seeded()
     refine = Saflex(model, validation=(xv, soft))
     return keeps_promise(refine, model, refine(x, Y), lambda: soft_cross_entropy(model(xv), soft))
+
+
+@situation(LABELS, "soft validation labels with class weights")
+def _():
+    return promise(
+        nn.CrossEntropyLoss(weight=C), validation=0.9 * F.one_hot(YV, K).double() + 0.1 / K
+    )
 
 
 @situation(LABELS, "one-hot rows of integers")

@@ -1,5 +1,8 @@
 """What models take and return, and validation sources and settings of every kind."""
 
+from collections import namedtuple
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from promises import keeps_promise
@@ -11,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from saflex import ContrastiveSaflex, ImageTextLogits, Mixture, Saflex
 from saflex import errors as e
+from saflex.structures import map_tensors
 
 MODELS, SOURCES, SETTINGS = "Inputs and outputs", "Validation sources", "Settings"
 Y, YV = torch.arange(8) % K, torch.arange(12) % K
@@ -185,6 +189,108 @@ def _():
     alone = F.cross_entropy(model(xv, extra), YV)
     torch.testing.assert_close(found, (alone + refine.loss(model, batch)) / 2)
     return "right: half the loss is torch's"
+
+
+class Strict(TwoInputs):
+    """Takes a container of one type, by what `parts` reads from it, and writes to it where it can."""
+
+    def __init__(self, kind, parts):
+        super().__init__()
+        self.kind, self.parts = kind, parts
+
+    def forward(self, x):
+        assert type(x) is self.kind
+        left, right = self.parts(x)
+        if isinstance(x, list):
+            x[:] = [0 * left, 0 * right]
+        return super().forward(left, right)
+
+
+@dataclass
+class Sample:
+    left: torch.Tensor
+    right: torch.Tensor
+
+
+Twin = namedtuple("Twin", "left right")
+
+
+def strict(make):
+    torch.manual_seed(0)
+    x, xv = data()
+    pairs = [make(v, torch.randn(len(v), 2).double()) for v in (x, xv)]
+    model = Strict(
+        type(pairs[0]), lambda v: v if isinstance(v, list) else (v.left, v.right)
+    ).double()
+    refine = Saflex(model, validation=lambda: (pairs[1], YV))
+    batch = refine(pairs[0], Y)
+
+    def fresh(x):  # lists are written to by the model itself
+        return map_tensors(x, lambda t: t)
+
+    def own_loss():
+        return F.cross_entropy(model(fresh(pairs[1])), YV)
+
+    found = refine.loss(model, batch, clean=(pairs[1], YV))
+    alone = refine.loss(model, batch._replace(x=fresh(batch.x)))
+    torch.testing.assert_close(found, (own_loss() + alone) / 2)
+    return keeps_promise(refine, model, batch, own_loss)
+
+
+@situation(MODELS, "a list, which the model tells from a tuple and writes to")
+def _():
+    return strict(lambda left, right: [left, right])
+
+
+@situation(MODELS, "a named tuple, in `clean=` too")
+def _():
+    return strict(Twin)
+
+
+@situation(MODELS, "a dataclass, in `clean=` too")
+def _():
+    return strict(Sample)
+
+
+@situation(MODELS, "parameters without a shape: `nn.LazyLinear`")
+def _():
+    _, xv = data()
+    model = nn.Sequential(nn.LazyLinear(7), nn.LazyLinear(K)).double()
+    return refused(
+        e.SettingError, lambda: Saflex(model, validation=(xv, YV)), naming="call it once"
+    )
+
+
+@situation(MODELS, "one output, every label 0")
+def _():
+    x, xv = data()
+    refine = Saflex(nn.Linear(5, 1).double(), validation=(xv, 0 * YV))
+    return refused(e.ShapeError, lambda: refine(x, 0 * Y), naming="of one class")
+
+
+@situation(MODELS, 'a network with a token of its own inside a wrapper, `estimator="last-layer"`')
+def _():
+    class WithToken(Returns):
+        def __init__(self):
+            super().__init__(lambda logits, h: logits)
+            self.token = nn.Parameter(torch.zeros(5))
+
+        def forward(self, x):
+            return super().forward(x + self.token)
+
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = WithToken()
+
+        def forward(self, x):
+            return self.net(x)
+
+    x, xv = data()
+    refine = Saflex(Wrapper().double(), validation=(xv, YV), estimator="last-layer")
+    refine(x, Y)
+    assert set(refine.direction.tangent) == {"net.head.weight", "net.head.bias"}
+    return "right: the head alone"
 
 
 @situation(MODELS, "clean and augmented images of different sizes in one loss")
@@ -369,6 +475,20 @@ def _():
 def _():
     _, _, xv = plain()
     return same_as_pair(DataLoader(TensorDataset(xv, YV), 12))
+
+
+@situation(SOURCES, "the training loop's own loader, with persistent workers, in a `Mixture`")
+def _():
+    model, x, xv = plain()
+    loader = DataLoader(TensorDataset(xv, YV), 4, num_workers=1, persistent_workers=True)
+    refine = Saflex(model, validation=Mixture((x, Y), loader))
+    seen = []
+    for rows, y in loader:
+        refine(rows, y)
+        seen.append(rows)
+        assert len(seen) <= 3
+    assert torch.equal(torch.cat(seen), xv)
+    return "right: an epoch is an epoch"
 
 
 @situation(SOURCES, 'a list of dicts with "labels"')

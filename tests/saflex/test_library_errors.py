@@ -1,5 +1,7 @@
 """Bad input is answered with a typed error that says what to do."""
 
+import warnings
+
 import pytest
 import torch
 from reference_models import K, convnet, inputs, mlp
@@ -214,6 +216,51 @@ def test_estimators_name_an_alternative():
     with pytest.raises(e.EstimatorError, match="not a submodule"):
         refiner(model, estimator="last-layer", classifier="head")(X, Y)
     assert refiner(model, estimator="finite-difference")(X, Y).y.shape == (6, K)
+
+
+def test_lazy_parameters_are_named():
+    model = nn.Sequential(nn.LazyLinear(8), nn.LazyLinear(K)).double()
+    with pytest.raises(e.SettingError, match=r"without a shape \(0.weight\): call it once"):
+        refiner(model)
+    model(X)
+    assert refiner(model)(X, Y).y.shape == (6, K)
+
+
+def test_one_output_is_no_classification():
+    # Labels of zeros fit one class, so that nothing else would be amiss.
+    zeros = torch.zeros_like(Y)
+    with pytest.raises(e.ShapeError, match=r"\(6, 1\), of one class.*two outputs"):
+        refiner(nn.Linear(5, 1).double(), validation=(X, zeros))(X, zeros)
+
+
+def test_a_sparse_layout_without_tangents_is_named():
+    class Smoothed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.graph = nn.Linear(5, K), torch.eye(6).double().to_sparse_csr()
+
+        def forward(self, x):
+            return self.graph @ self.layer(x)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse", UserWarning)
+        model = Smoothed().double()
+    with pytest.raises(e.EstimatorError, match="estimator='finite-difference'"):
+        refiner(model)(X, Y)
+    assert refiner(model, estimator="finite-difference")(X, Y).y.shape == (6, K)
+
+
+@pytest.mark.parametrize("validation", [(X, Y), TensorDataset(X, Y), lambda: (X, Y)])
+def test_the_default_device_is_nobodys_business(validation):
+    settings = {} if callable(validation) else {"validation_batch": 4}
+    model = mlp()
+    expected = refiner(model, validation=validation, check="never", **settings)(X, Y)
+    with torch.device("meta"):
+        refine = refiner(model, validation=validation, check="never", **settings)
+        batch = refine(X, Y)
+        refine.load_state_dict(refine.state_dict())
+        assert "Saflex after 1 refined batches" in refine.report()
+    assert torch.equal(batch.y, expected.y)
 
 
 def test_every_error_is_ours():

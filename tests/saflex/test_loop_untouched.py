@@ -10,7 +10,7 @@ from reference_models import MODELS, K, convnet, inputs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from saflex import Saflex
+from saflex import Mixture, Saflex
 
 ESTIMATORS = ("forward-mode", "finite-difference", "last-layer")
 
@@ -129,3 +129,19 @@ def test_parameters_are_the_same_objects_and_their_hooks_do_not_fire():
     assert not fired
     assert not batch.y.requires_grad
     assert not batch.w.requires_grad
+
+
+def test_the_loops_own_loader_with_persistent_workers_may_be_a_source():
+    data = TensorDataset(torch.arange(12).float()[:, None].expand(12, 5), torch.arange(12) % K)
+    loader = DataLoader(data, 4, num_workers=1, persistent_workers=True)
+    refine = Saflex(
+        nn.Linear(5, K), validation=Mixture((torch.randn(4, 5), torch.arange(4)), loader)
+    )
+    seen = []
+    for epoch in range(2):
+        for x, y in loader:
+            seen += x[:, 0].tolist()
+            refine(x / 12, y)
+            assert len(seen) <= 12 * (epoch + 1)
+        copy.deepcopy(refine)  # its position, and nobody else's
+    assert seen == 2 * list(range(12))

@@ -6,7 +6,7 @@ from reference_models import K, brute_force_products, inputs, mlp
 from torch import nn
 from torch.nn import functional as F
 
-from saflex import Saflex, soft_cross_entropy, soft_labels, validation_gradient
+from saflex import Saflex, inner_products, soft_cross_entropy, soft_labels, validation_gradient
 from saflex import errors as e
 from saflex.labels import scaled_products
 from saflex.losses import CrossEntropy, as_loss
@@ -276,7 +276,77 @@ def test_a_class_masked_out_by_the_model_costs_nothing_where_no_label_wants_it()
     assert logits.grad.isfinite().all()
 
 
+class Renamed(nn.CrossEntropyLoss):
+    """A subclass that adds nothing to the forward."""
+
+
+class Focal(nn.CrossEntropyLoss):
+    def forward(self, logits, y):
+        return super().forward(logits, y) ** 2
+
+
+def test_class_weights_and_smoothing_that_change_on_the_way_are_followed(model):
+    loss = nn.CrossEntropyLoss()
+    refine = Saflex(model, validation=(XV, YV), loss=loss)
+    refine(X, Y)
+    loss.weight, loss.label_smoothing = C, 0.1
+    batch = refine(X, Y)
+    g = torch.autograd.grad(loss(model(XV), YV), list(model.parameters()))
+    torch.testing.assert_close(list(refine.direction.gradient.values()), list(g))
+    own = CrossEntropy(weight=C, label_smoothing=0.1, ignore_index=-100)
+    torch.testing.assert_close(refine.loss(model, batch), own.training_loss(model(X), batch))
+    loss.weight = -C
+    with pytest.raises(e.SettingError, match="class weights"):
+        refine(X, Y)
+    cosine = Saflex(model, validation=(XV, YV), loss=nn.CrossEntropyLoss(), scale="cosine")
+    cosine.task.module.weight = C
+    with pytest.raises(e.SettingError, match="cosine"):
+        cosine(X, Y)
+
+
+def test_a_subclass_is_its_settings_unless_its_forward_is_its_own(model):
+    loss = Renamed(weight=C, label_smoothing=0.1)
+    refine = Saflex(model, validation=(XV, YV), loss=loss)
+    even = refine.task.clean(X, Y, refine(X, Y))
+    torch.testing.assert_close(refine.loss(model, even), loss(model(X), Y))
+    with pytest.raises(e.SettingError, match=r"loss=Focal\(...\) has a forward of its own"):
+        Saflex(model, validation=(XV, YV), loss=Focal())
+    with pytest.raises(e.SettingError, match=r"nn\.CrossEntropyLoss with the same settings"):
+        Saflex(model, validation=(XV, YV), loss=nn.NLLLoss(weight=C))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_soft_validation_labels_cost_what_torch_says(model, name):
+    soft = torch.rand(12, K, dtype=torch.float64).softmax(-1)
+    found, _ = as_loss(LOSSES[name])
+    torch.testing.assert_close(found(model(XV), soft), LOSSES[name](model(XV), soft))
+
+
 # Numbers where float32 has few
+
+
+@pytest.mark.parametrize("output", ["log-probabilities", "probabilities"])
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_pi_and_its_cosine_keep_their_digits_where_p_is_nearly_one(output, lead):
+    torch.manual_seed(0)
+    z, dz = torch.randn(2, *lead, 200, K, dtype=torch.float32).double()
+    top = F.one_hot(torch.randint(0, K, z.shape[:-1]), K)
+    z = (z + 14 * top).float()  # p of the top class is 1 - 1e-7 to 1 - 1e-4
+    dz = dz.float()
+    p = z.double().softmax(-1)
+    e = torch.eye(K, dtype=torch.float64)
+    expected = -((e - p.unsqueeze(-2)) * dz.double().unsqueeze(-2)).sum(-1)
+    found = inner_products(z, dz, output=output)
+    factor = p if output == "probabilities" else 1.0
+    torch.testing.assert_close(found.double(), factor * expected, rtol=1e-4, atol=1e-12)
+    assert torch.equal(found >= 0, expected >= 0)
+    if output == "log-probabilities":
+        label = torch.linalg.vector_norm(e - p.unsqueeze(-2), dim=-1)
+        centred = (dz.double() - dz.double().mean(-1, keepdim=True)).norm(dim=-1, keepdim=True)
+        cosine = scaled_products(found, scale="cosine", probabilities=z.softmax(-1))
+        torch.testing.assert_close(
+            cosine.double(), expected / (label * centred), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_the_cosine_scale_where_p_is_nearly_one():

@@ -137,6 +137,7 @@ def test_settings(settings, says):
         (torch.rand(12), e.SettingError, "float32, expected a tensor of integers"),
         (torch.arange(11), e.ShapeError, r"\(11,\), expected \(12,\)"),
         (torch.arange(12) - 1, e.SettingError, "rows count from 0"),
+        (torch.arange(12) + 10**12, e.SettingError, "Pass the position of each sample"),
     ],
 )
 def test_index(index, error, says):

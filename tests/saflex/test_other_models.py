@@ -231,6 +231,47 @@ def test_what_happens_after_the_last_layer_is_refused(change):
         Saflex(model, validation=(X, Y), estimator="last-layer", classifier="head")(X, Y)
 
 
+class WithToken(Headed):
+    """A network that owns a parameter beside its layers, as a vision transformer does."""
+
+    def __init__(self, head):
+        super().__init__(head)
+        self.token = nn.Parameter(torch.randn(6))
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x)) + self.token)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_the_last_layer_of_a_wrapped_network_is_its_head():
+    for model, head in (
+        (Wrapped(WithToken(nn.Linear(6, K))), "net.head"),
+        (Wrapped(Wrapped(WithToken(Doubled(6, K)))), "net.net.head"),
+    ):
+        refine = Saflex(model.double(), validation=(X, Y), estimator="last-layer")
+        refine(X, Y)
+        assert refine.direction.classifier == head
+        assert set(refine.direction.tangent) == {f"{head}.weight", f"{head}.bias"}
+
+
+def test_a_whole_network_is_no_last_layer():
+    class Halved(WithToken):
+        def forward(self, x):
+            return super().forward(x) / 2
+
+    model = Wrapped(Halved(nn.Linear(6, K))).double()
+    with pytest.raises(e.EstimatorError, match=r"last layer with parameters \('net.head'\)"):
+        Saflex(model, validation=(X, Y), estimator="last-layer")(X, Y)
+
+
 # State
 
 

@@ -31,7 +31,8 @@ def found(*, course=({}, {}), halves=0.8, settings=None, **mean):
 
 
 def course(name, *values):
-    return [{name: value} for value in values]
+    """Eight stretches of the run."""
+    return [{name: value} for value in values for _ in range(8 // len(values))]
 
 
 # Sentences
@@ -70,8 +71,25 @@ def test_each_sentence_has_its_condition(changes, says):
 
 
 def test_growing_products_are_no_news_while_the_validation_loss_falls():
-    both = [{"pi_mean_abs": 0.01}, {"pi_mean_abs": 0.1, "validation_loss": 0.3}]
+    both = [{"pi_mean_abs": 0.01}] * 4 + [{"pi_mean_abs": 0.1, "validation_loss": 0.3}] * 4
     assert findings(found(course=both)) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (1.0, 1.0, 1.4, 1.4),  # too few stretches
+        (1.0, 1.8, 0.9, 1.7, 0.8, 1.6, 1.2, 1.7),  # noise
+    ],
+)
+def test_a_trend_needs_stretches_and_must_exceed_their_noise(values):
+    assert findings(found(course=[{"validation_loss": value} for value in values])) == []
+
+
+def test_halves_tell_nothing_of_labels_once_the_loss_has_fallen():
+    late = found(halves=-0.5, course=course("validation_loss", 1.0, 0.8, 0.6, 0.4))
+    assert findings(late) == []
+    assert "correlate by -0.50 (the loss has fallen" in report(late)
 
 
 # Of real runs
@@ -106,9 +124,10 @@ def random_labels(y):
 
 
 def test_halves_with_right_labels_agree_and_with_random_ones_do_not():
-    _, good = trained(right, steps=3)
+    for steps in (3, 150):
+        _, good = trained(right, steps=steps)
+        assert "disagree" not in good.report()
     _, bad = trained(random_labels, steps=30)
-    assert "disagree" not in good.report()
     assert "disagree about Pi" in bad.report()
 
 
@@ -159,6 +178,25 @@ def test_what_cannot_be_halved_says_so():
     refine = Saflex(mlp(), validation=(XV[:3], YV[:3]))
     refine(X, Y)
     assert "3 validation rows are too few to halve" in refine.report()
+
+
+def test_a_half_without_labels_says_so():
+    loss = nn.CrossEntropyLoss()
+    ignored = torch.where(torch.arange(12) > 0, -100, YV)
+    refine = Saflex(mlp(), validation=(XV, ignored), loss=loss)
+    refine(X, Y)
+    assert "a half alone cannot be used (EmptyValidationError)" in refine.report()
+
+
+def test_a_model_that_never_steps_has_no_trend():
+    for seed in range(10):
+        torch.manual_seed(seed)
+        refine = Saflex(mlp(), validation=(XV, YV), validation_batch=4, seed=seed, check="never")
+        for _ in range(8):
+            refine(X, Y)
+        said = refine.report()
+        assert "rose from" not in said
+        assert "fitted" not in said
 
 
 # The course of a run

@@ -19,6 +19,7 @@ from saflex import (
     soft_labels,
     validation_gradient,
 )
+from saflex.errors import SettingError
 from saflex.precondition import preconditioned
 from saflex.validation import as_source
 
@@ -299,6 +300,94 @@ def test_a_resumed_run_is_bit_identical(source, settings, stop):
         assert torch.equal(y, y2)
         assert torch.equal(w, w2)
     assert refine.diagnostics() == resumed[1].diagnostics()
+
+
+def saved(**settings):
+    model = mlp()
+    refine = Saflex(model, **{"validation": (XV, YV), "refresh_every": 5, **settings})
+    refine(X, Y)
+    return model, refine.state_dict()
+
+
+@pytest.mark.parametrize("change", ["unfrozen", "another estimator", "metric", "another head"])
+def test_a_direction_of_another_make_is_not_taken_up(change):
+    settings = {"refresh_every": 5, "validation": (XV, YV)}
+    if change == "unfrozen":
+        model = mlp()
+        model[0].requires_grad_(False)
+        refine = Saflex(model, **settings)
+        refine(X, Y)
+        state = refine.state_dict()
+        model[0].requires_grad_(True)
+    else:
+        model, state = saved(
+            estimator="last-layer" if change == "another estimator" else "forward-mode"
+        )
+    if change == "metric":
+        settings["optimizer"] = optimizer = torch.optim.Adam(model.parameters())
+        settings["precondition"] = True
+        model(X).logsumexp(-1).mean().backward()
+        optimizer.step()
+    if change == "another head":
+        model[3] = nn.Linear(7, K, bias=False).double()
+    resumed = Saflex(model, **settings)
+    resumed.load_state_dict(state)
+    resumed(X, Y)
+    fresh = Saflex(model, **settings)
+    fresh(X, Y)
+    assert resumed.direction.tangent.keys() == fresh.direction.tangent.keys()
+    for name, v in fresh.direction.tangent.items():
+        torch.testing.assert_close(resumed.direction.tangent[name], v)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_layer_replaced_by_one_of_its_shape_has_no_past(ema):
+    model = mlp().eval()
+    refine = Saflex(model, validation=(XV, YV), refresh_every=5, ema=ema)
+    refine(X, Y)
+    model[3] = nn.Linear(7, K).double()
+    refine(X, Y)
+    g = validation_gradient(model, XV, YV)
+    torch.testing.assert_close(refine.direction.tangent["3.weight"], g["3.weight"])
+
+
+def test_the_classifier_named_is_the_one_used_after_resuming():
+    model, state = saved()
+    resumed = Saflex(
+        model, validation=(XV, YV), refresh_every=5, estimator="last-layer", classifier="3"
+    )
+    resumed.load_state_dict(state)
+    resumed(X, Y)
+    assert resumed.direction.classifier == "3"
+    assert set(resumed.direction.tangent) == {"3.weight", "3.bias"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"validation": (XV[:7], YV[:7])}, "of 12 validation rows and there are 7"),
+        (
+            {"validation": [(XV, YV)], "validation_batch": None},
+            "kind of validation source than list",
+        ),
+        ({"validation": Mixture((XV, YV))}, "kind of validation source than Mixture of 1"),
+        ({"memory": 1.0}, "this refiner has memory=1.0 and the state was saved without one"),
+    ],
+)
+def test_a_state_of_another_refiner_is_refused(changes, says):
+    model, state = saved(validation_batch=5)
+    settings = {"validation": (XV, YV), "validation_batch": 5, **changes}
+    resumed = Saflex(model, **settings)
+    with pytest.raises(SettingError, match=says):
+        resumed.load_state_dict(state)
+    assert resumed.direction.steps == 0  # nothing half taken up
+
+
+def test_a_mixture_of_another_number_of_sources_is_refused():
+    model, state = saved(validation=Mixture((XV, YV), (X, Y)))
+    resumed = Saflex(model, validation=Mixture((XV, YV)))
+    with pytest.raises(SettingError, match="Mixture of 2 sources and this one has 1"):
+        resumed.load_state_dict(state)
 
 
 # Stacks of models
