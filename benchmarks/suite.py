@@ -17,6 +17,7 @@ from benchmarks.spec import Component, Frozen, Name, Recipe, RunSpec, Settings, 
 from saflex.settings import SaflexSettings
 
 SAFLEX_FORMS = ("saflex", "saflex-printed", "saflex-derived", "weights-only")
+PRIOR = ("eps", "beta", "tau")  # of a table's `saflex:` settings, what decides a label where Pi = 0
 SUITES = Path(str(files("benchmarks"))) / "suites"
 
 
@@ -254,6 +255,8 @@ def _plan_cell(
     model, refiner = dict(model_entry.settings), dict(row.settings)
     if row.refiner.startswith("saflex"):
         refiner = {**table.saflex, **refiner}
+    elif row.refiner == "bootstrapped":  # `saflex` without Pi, and with the same prior
+        refiner = {**{k: v for k, v in table.saflex.items() if k in PRIOR}, **refiner}
     seeds, reduced = table.seeds or suite.seeds, [table.reduced] if table.reduced else []
     clean_share = row.clean_share
     for change in changes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
 import torch
 from image_runs import image_spec, stripes
@@ -9,6 +11,7 @@ from small_runs import blobs, spec
 from torch import nn
 
 from benchmarks import registry
+from benchmarks import suite as suites
 from benchmarks.errors import BenchmarkError
 from benchmarks.models.saint import build_saint
 from benchmarks.refiners.bootstrapped import evaluated
@@ -91,14 +94,18 @@ def test_a_resumed_control_is_bit_identical(refiner, tmp_path):
     assert whole.curves == resumed.curves
 
 
-def test_bootstrapped_is_saflex_with_pi_zero():
-    training = started("bootstrapped", steps=6, settings={"eps": 0.3})
+@pytest.mark.parametrize("table", ["controls-tabular", "controls-images"])
+def test_bootstrapped_is_saflex_with_pi_zero_in_the_settings_that_its_table_gives_both(table):
+    rows = {
+        run.row: run.settings.refiner for run in suites.plan(suites.load("controls"), table=table)
+    }
+    training = started("bootstrapped", steps=6, settings=rows["bootstrapped"].settings)
     batch = augmented(training)
     split = training.data.validation
     refine = Saflex(
         training.model,
         validation=(split.x, split.y),
-        settings=SaflexSettings(eps=0.3),
+        settings=SaflexSettings(**rows["saflex"].settings),
         loss=lambda logits, y: 0 * logits.sum(),  # a validation loss that nothing changes: Pi = 0
     )
     expected, found = refine(batch.x, batch.y), training.refiner(batch)
@@ -106,6 +113,21 @@ def test_bootstrapped_is_saflex_with_pi_zero():
     assert torch.allclose(found.w, expected.w)
     hard = nn.functional.one_hot(batch.y, 3).float()
     assert not torch.allclose(found.y, hard, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", suites.names())
+def test_bootstrapped_has_the_prior_of_the_saflex_row_beside_it(name):
+    prior = SaflexSettings.from_mapping
+    beside = defaultdict(dict)
+    for run in suites.plan(suites.load(name)):
+        beside[run.table, run.dataset, run.backbone, run.upstream][run.row] = (
+            run.settings.refiner.settings
+        )
+    for place, rows in beside.items():
+        if "bootstrapped" in rows:
+            saflex, bootstrapped = prior(rows["saflex"]), prior(rows["bootstrapped"])
+            for setting in suites.PRIOR:
+                assert getattr(saflex, setting) == getattr(bootstrapped, setting), place
 
 
 def test_label_smoothing_is_the_closed_form():
@@ -196,6 +218,7 @@ def test_a_step_that_no_sample_helps_is_skipped():
         ("label-smoothing", {"eps": 1.1}),
         ("ema-teacher", {"decay": 1.0}),
         ("bootstrapped", {"eps": -0.1}),
+        ("bootstrapped", {"beta": -1.0}),
         ("loss-weights", {"slope": "steep"}),
         ("l2rw", {"validation_batch": 0}),
     ],
