@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import record as records
 from benchmarks.errors import BenchmarkError
 from benchmarks.record import PROTOCOL, Record
-from benchmarks.running.data_hash import DATA, data_hash, ensure_known
+from benchmarks.running.data_hash import DATA, data_hash
 from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
 
@@ -86,7 +86,7 @@ def up_to_date(spec: RunSpec, results: Path) -> Record | None:
         record = records.read(path)
     except BenchmarkError:
         return None  # truncated: redone, and the new file takes its place
-    return None if Present(ensure_known).outdated(record, spec) else record
+    return None if Present().outdated(record, spec) else record
 
 
 @dataclass

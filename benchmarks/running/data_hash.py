@@ -3,7 +3,7 @@
 A data set's content is that of the files its module declares (``SOURCES``, ``PARTS``, ``files_read``, or
 ``content_hash`` where they are many); with the code that reads them, which the source hash covers, they
 decide every tensor. A module that declares none, a user's own say, is hashed by what it loads, and the
-files it opened meanwhile tell later whether to look again. Looking up needs no torch.
+files it opened meanwhile tell later whether to load it again. Only that loading needs torch.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from benchmarks.data import Data
 
 DATA, IMAGES = "data", "images"
-# In place of a hash: files that an undeclared set was read from have changed since it was loaded.
-CHANGED = "changed since it was loaded"
 
 CHUNK = 1024  # rows hashed at a time; a lazy set is never in memory whole
 NO_DATA = (".py", ".pyc", ".so", ".pth")
@@ -37,14 +35,15 @@ MADE_HERE = ("verified", "loaded", "prepared")
 
 
 def data_hash(spec: RunSpec) -> dict[str, str]:
-    """Look up the content of what a run reads, without loading it.
+    """Look up the content of what a run reads; a set that declares no files is loaded, once.
+
+    Whoever asks is told the same: without that loading a set would be known to those alone who train.
 
     Returns
     -------
     dict
         16 hexadecimal digits for ``data``, the data set, and ``images``, the generated set its
-        upstream serves. What is not at hand, or was never loaded here and declares no files, is
-        left out.
+        upstream serves. What is not at hand is left out.
     """
     found = {DATA: _data_set(spec.settings.dataset), IMAGES: _generated(spec)}
     return {name: value for name, value in found.items() if value}
@@ -58,19 +57,8 @@ def load(spec: RunSpec, loader: Callable[..., Data]) -> Data:
     loader : what the data set's module registered.
     """
     component = spec.settings.dataset
-    own = {} if declared(component) else {DATA: _loaded_hash(component, loader)}
     data = loader(component.name, seed=spec.seed, **component.settings)
-    return replace(data, content={**data_hash(spec), **own})
-
-
-def ensure_known(spec: RunSpec) -> dict[str, str]:
-    """Give `data_hash`; a set that declares no files is loaded where it has to be, once."""
-    component = spec.settings.dataset
-    found = data_hash(spec)
-    if not declared(component) and found.get(DATA, CHANGED) == CHANGED:
-        loader = registry.load("datasets", component.name)
-        found[DATA] = _loaded_hash(component, loader)
-    return found
+    return replace(data, content=data_hash(spec))
 
 
 def declared(component: Component) -> bool:
@@ -81,9 +69,9 @@ def declared(component: Component) -> bool:
 
 def _data_set(component: Component) -> str | None:
     module = registry.module("datasets", component.name)
-    if not declared(component):
-        return _recalled(component)
     try:
+        if not declared(component):
+            return _loaded_hash(component)
         if hasattr(module, "content_hash"):
             return module.content_hash(component.name, **component.settings)
         return sources.content(sources.files(component.name, **component.settings))
@@ -102,21 +90,20 @@ def _generated(spec: RunSpec) -> str | None:
     return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
 
-def _recalled(component: Component) -> str | None:
-    """What an undeclared set was when it was last loaded, if its files are still what they were."""
+def _loaded_hash(component: Component) -> str:
+    """Recall an undeclared set's hash, or load it with seed 0, whatever the run's, and hash that.
+
+    What was found counts until a file that was opened meanwhile changes.
+    """
     known = sources.recall("loaded", _key(component))
-    if known is None:
-        return None
-    unchanged = all(_state(path) == state for path, state in known["files"].items())
-    return known["content"] if unchanged else CHANGED
-
-
-def _loaded_hash(component: Component, loader: Callable[..., Data]) -> str:
-    """Recall an undeclared set's hash, or load it with seed 0, whatever the run's, and hash that."""
-    if (known := _recalled(component)) not in (None, CHANGED):
-        return known
+    if known and all(_state(path) == state for path, state in known["files"].items()):
+        return known["content"]
+    loader = registry.load("datasets", component.name)
     with _opened_files() as opened:
-        data = loader(component.name, seed=0, **component.settings)
+        try:
+            data = loader(component.name, seed=0, **component.settings)
+        except FileNotFoundError as error:
+            raise DataError(f"{component.name} is not at hand: {error}") from error
     content = _hash(data)
     states = {path: _state(path) for path in sorted(opened)}
     sources.remember("loaded", _key(component), {"files": states, "content": content})
