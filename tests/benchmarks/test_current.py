@@ -101,6 +101,26 @@ def test_no_column_compares_rows_on_two_data(present, expected):
     assert chosen.outdated["test"] == ({OTHER_DATA: 2} if present == "C" else {})
 
 
+@pytest.mark.parametrize(("present", "expected"), [("old", 4), ("new", 2), ("third", 2), (None, 2)])
+def test_no_two_rows_of_an_upstream_are_compared_on_two_sets_of_images(present, expected):
+    """One row was redone on the newer set; a row of another upstream has no part in it."""
+
+    def made(run, images, finished):
+        content = {"content": {"data": "A", **({"images": images} if images else {})}}
+        return record(run, finished=finished).model_copy(update={"data": content})
+
+    plain = [spec(dataset="breast-cancer", row="none", upstream="none")]
+    found = [made(run, "old", "2025") for run in PLAN] + [made(plain[0], None, "2024")]
+    found += [made(run, "new", "2026") for run in OTHER_ROW]
+    here = {"data": "A", **({"images": present} if present else {})}
+    at_hand = Present(lambda run: here if run.upstream != "none" else {"data": "A"})
+    chosen = current.choose(found, [*PLAN, *OTHER_ROW, *plain], at_hand)
+    assert len(chosen.records) == expected + 1
+    assert len({r.content["images"] for r in chosen.records if "images" in r.content}) == 1
+    assert chosen.left_out["test"] == {OTHER_DATA: 6 - expected}
+    assert chosen.outdated["test"] == ({OTHER_DATA: 2} if present == "third" else {})
+
+
 # The content of data --------------------------------------------------------------------------------
 
 
