@@ -111,10 +111,16 @@ class Suite(Frozen):
         return {**shared_rows(), **self.rows}
 
 
-class Chosen(Frozen):
-    """The file that `tune` writes: by table, one override for each tuned row of a cell."""
+class Choice(Override):
+    """What `tune` chose for a tuned row of a cell, and what that was made from."""
 
-    tables: dict[Name, list[Override]] = {}
+    made_from: dict[str, str] = Field({}, description="source, protocol and data of its trials")
+
+
+class Chosen(Frozen):
+    """The file that `tune` writes: by table, one choice for each tuned row of a cell."""
+
+    tables: dict[Name, list[Choice]] = {}
 
 
 class _Strict(yaml.SafeLoader):

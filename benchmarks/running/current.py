@@ -62,7 +62,8 @@ class Present:
     def outdated(self, record: Record, spec: RunSpec) -> str:
         """Say why a record is not what its run would make now; empty where it is current.
 
-        What it does not say, or what is not at hand, does not speak against it.
+        What it does not say, or what is not at hand, does not speak against it. The same is asked of a
+        trial of `tune`, which says as much of itself.
         """
         if record.protocol != PROTOCOL:
             return OLD_PROTOCOL
