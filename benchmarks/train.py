@@ -82,7 +82,8 @@ class Training:
             for purpose in ("upstream", "validation", *self.task.streams)
         }
         self.refiner: Refiner = build("refiners", settings.refiner, self._context())
-        ensembled = getattr(self.model, "ensemble", False)
+        # Its coefficient is chosen on validation rows: not on those that were trained on.
+        ensembled = getattr(self.model, "ensemble", False) and not spec.trains_on_validation
         self.ensemble = WeightEnsemble(self.model) if ensembled else None
         torch.manual_seed(self.seed("dropout"))
         self.epoch = self.step_in_epoch = self.steps = 0
