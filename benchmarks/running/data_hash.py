@@ -45,7 +45,7 @@ def data_hash(spec: RunSpec) -> dict[str, str]:
         16 hexadecimal digits for ``data``, the data set, and ``images``, the generated set its
         upstream serves. What is not at hand is left out.
     """
-    found = {DATA: _data_set(spec.settings.dataset), IMAGES: _generated(spec)}
+    found = {DATA: of_data_set(spec.settings.dataset), IMAGES: _generated(spec)}
     return {name: value for name, value in found.items() if value}
 
 
@@ -67,7 +67,8 @@ def declared(component: Component) -> bool:
     return hasattr(module, "content_hash") or bool(sources.files(component.name))
 
 
-def _data_set(component: Component) -> str | None:
+def of_data_set(component: Component) -> str | None:
+    """Look up the content of a data set, 16 hexadecimal digits; None where it is not at hand."""
     module = registry.module("datasets", component.name)
     try:
         if not declared(component):
