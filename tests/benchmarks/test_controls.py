@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from benchmarks import registry
 from benchmarks import suite as suites
+from benchmarks.data import Split
 from benchmarks.errors import BenchmarkError
 from benchmarks.models.saint import build_saint
 from benchmarks.refiners.bootstrapped import evaluated
@@ -203,6 +206,38 @@ def test_weights_only_is_l2rw_where_no_layer_has_a_mode(images, mode, same):
     theirs = reweighted(training.model, (batch.x, hard[0]), (x, hard[1]))
     ours = training.refiner(batch).w  # its B' of 128 is the whole validation split here
     assert torch.allclose(ours, theirs, atol=1e-4) == same
+
+
+def imbalanced(refiner: str, **changes) -> Training:
+    """Three classes of 8, 32 and 40 training rows, after some steps, in evaluation mode."""
+    data = blobs()
+    rows = torch.cat([(data.train.y == k).nonzero()[:n, 0] for k, n in enumerate((8, 32, 40))])
+    data = replace(data, train=Split(data.train.x[rows], data.train.y[rows]))
+    training = Training(spec(refiner=refiner, class_weights=True, **changes), data)
+    for _ in range(5):
+        training.step(torch.arange(0, 80, 5))
+    training.model.eval()
+    return training
+
+
+def test_with_class_weights_l2rw_is_still_weights_only_where_no_layer_has_a_mode():
+    training, plain = imbalanced("weights-only"), imbalanced("l2rw")
+    plain.model.load_state_dict(training.model.state_dict())
+    batch = Augmented(x=training.train.x[::4], y=training.train.y[::4])
+    ours, theirs = training.refiner(batch).w, plain.refiner(batch).w
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    plain.refiner.context = SimpleNamespace(**vars(plain.refiner.context) | {"class_weights": None})
+    assert not torch.allclose(ours, plain.refiner(batch).w, atol=1e-3)
+
+
+def test_with_class_weights_weights_by_loss_go_by_the_loss_that_is_trained():
+    training = imbalanced("loss-weights")
+    batch = Augmented(x=training.train.x[::4], y=training.train.y[::4])
+    losses = nn.functional.cross_entropy(
+        evaluated(training.model, batch.x), batch.y, weight=training.class_weights, reduction="none"
+    )
+    found = training.refiner(batch).w
+    assert torch.allclose(found, weights_by_loss(losses, slope=1.0), atol=1e-6)
 
 
 def test_a_step_that_no_sample_helps_is_skipped():
