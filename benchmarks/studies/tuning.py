@@ -4,8 +4,10 @@ Searched are a suite's rows with ``tuned: true``. What a row's name says stays a
 `saflex-printed` and `saflex-derived` the sign of Pi (printed, descent: both are tried, by two rows), the
 Gumbel noise, the label ``softmax((Pi + beta e + G) / tau)`` without scale, and Algorithm 1's weights; in
 `upstream` and `clean+aug` everything but the learning rate, so that their whole space is three
-settings. A refined row trains on the validation rows' gradient, so the metric flatters it: the search
-leans to its side. Imports no torch.
+settings. Refined rows choose on the rows that drive g, where the metric may saturate and ties go by the
+NLL of the same rows; whether that favours or hurts them is not known. Where seeds redraw the split, seed
+100's overlaps with the test rows of the table's seeds; B' of 256 and "all" are one setting where validation
+has fewer rows (docs/protocol.md, "Controls"). Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from benchmarks.seeds import derive
 from benchmarks.spec import Frozen, RunSpec
 from benchmarks.suite import Choice, Chosen, Suite
 
-SEED = 100  # beyond every table's: the splits that tables average over choose nothing
+SEED = 100  # beyond every table's: no split that tables average over chooses as a whole
 TIMED_EPOCHS = 4
 ALL = 1_000_000  # B' above any validation set: the loop hands out all of it
 
