@@ -135,6 +135,12 @@ def cards(
     ] = None,
     suite: SuiteName = "demo",
     results: Results = None,
+    missing: Annotated[
+        bool,
+        typer.Option(
+            "--missing", help="only cards that are missing or of other data, of sets at hand"
+        ),
+    ] = False,
 ) -> None:
     """Count what a reader must know of each data set, shown with its tables: cards and tables/cards.md."""
     from benchmarks import registry
@@ -148,8 +154,13 @@ def cards(
         if name not in planned:  # none of the suite's: as it is without settings
             registry.check("datasets", name)
     wanted = {name: planned.get(name, [Component(name=name)]) for name in dataset or planned}
-    for path in counting.make(wanted, folder_of(loaded.name, results)):
-        print(path)
+    try:
+        for path in counting.make(wanted, folder_of(loaded.name, results), missing=missing):
+            print(path)
+    except BenchmarkError as error:
+        if not missing:
+            raise
+        print(f"no cards of sets that are not at hand:\n{error}")
 
 
 @app.command()

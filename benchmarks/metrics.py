@@ -120,8 +120,8 @@ def checked(data: Data, metric: str) -> Data:
             raise BenchmarkError(
                 f"{data.name}: the {name} split has no rows to measure {metric} on"
             )
-        absent = _absent(split.y, data) if metric in NEED_EVERY_CLASS else []
-        what = f"{data.name}: the {name} split ({len(split):,} rows) has none of {_listed(absent)}"
+        absent = absent_classes(split.y, data) if metric in NEED_EVERY_CLASS else ""
+        what = f"{data.name}: the {name} split ({len(split):,} rows) has none of {absent}"
         if absent and name != "validation":
             raise BenchmarkError(
                 f"{what}, and {metric} is undefined there; take more rows or another metric"
@@ -131,13 +131,16 @@ def checked(data: Data, metric: str) -> Data:
     return replace(data, notes=(*data.notes, *notes)) if notes else data
 
 
-def _absent(y: Tensor, data: Data) -> list[str]:
+def absent_classes(y: Tensor, data: Data) -> str:
+    """Name the classes that none of the labels y (N,) is of; empty where there are none."""
     count = torch.bincount(y, minlength=data.num_classes)
     names = data.class_names or tuple(str(number) for number in range(data.num_classes))
-    return [names[number] for number in (count == 0).nonzero().flatten().tolist()]
+    return _listed([names[number] for number in (count == 0).nonzero().flatten().tolist()])
 
 
 def _listed(classes: list[str]) -> str:
+    if not classes:
+        return ""
     shown = ", ".join(repr(name) for name in classes[:3])
     more = f" and {len(classes) - 3} more" if len(classes) > 3 else ""
     return f"class{'es' if len(classes) > 1 else ''} {shown}{more}"

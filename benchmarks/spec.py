@@ -90,6 +90,11 @@ class RunSpec(Frozen):
         """Name of the run: ``table2/qsar/mlp/cutmix/saflex/seed0``."""
         return f"{self.bundle}/seed{self.seed}"
 
+    @property
+    def trains_on_validation(self) -> bool:
+        """Whether validation rows are among the training rows: they can then choose nothing."""
+        return self.settings.train_on != "train"
+
 
 class Settings(Frozen):
     """The settings of each component and the recipe."""

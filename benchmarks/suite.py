@@ -17,6 +17,7 @@ from benchmarks.spec import Component, Frozen, Name, Recipe, RunSpec, Settings, 
 from saflex.settings import SaflexSettings
 
 MOST_SEEDS = 1000  # above, a slip of the keyboard
+PRIOR = ("eps", "beta", "tau")  # of a table's `saflex:` settings, what decides a label where Pi = 0
 Metric = Literal["accuracy", "auroc", "macro_f1", "balanced_accuracy"]
 Several = Annotated[list[Name], Field(min_length=1)]
 Entries = Annotated[dict[Name, "Entry"], Field(min_length=1)]
@@ -118,10 +119,16 @@ class Suite(Frozen):
         return {**shared_rows(), **self.rows}
 
 
-class Chosen(Frozen):
-    """The file that `tune` writes: by table, one override for each tuned row of a cell."""
+class Choice(Override):
+    """What `tune` chose for a tuned row of a cell, and what that was made from."""
 
-    tables: dict[Name, list[Override]] = {}
+    made_from: dict[str, str] = Field({}, description="source, protocol and data of its trials")
+
+
+class Chosen(Frozen):
+    """The file that `tune` writes: by table, one choice for each tuned row of a cell."""
+
+    tables: dict[Name, list[Choice]] = {}
 
 
 class _Strict(yaml.SafeLoader):
@@ -288,6 +295,8 @@ def _plan_cell(
     model, refiner = dict(model_entry.settings), dict(row.settings)
     if row.refiner.startswith("saflex"):
         refiner = {**table.saflex, **refiner}
+    elif row.refiner == "bootstrapped":  # `saflex` without Pi, and with the same prior
+        refiner = {**{k: v for k, v in table.saflex.items() if k in PRIOR}, **refiner}
     seeds, reduced = table.seeds or suite.seeds, [table.reduced] if table.reduced else []
     clean_share = row.clean_share
     for change in changes:

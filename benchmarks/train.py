@@ -67,7 +67,12 @@ class Training:
         self.class_weights = _class_weights(data) if self.recipe.class_weights else None
         if spec.settings.train_on == "validation":
             data = data.validation_only()
-        self.data, self.train = data, _rows(data, spec.settings.train_on)
+        self.train = _rows(data, spec.settings.train_on)
+        if absent := metrics.absent_classes(self.train.y, data):
+            rows = f"the rows of {spec.settings.train_on} ({len(self.train):,})"
+            note = f"{data.name}: {rows}, which are trained on, have none of {absent}"
+            data = replace(data, notes=(*data.notes, note))
+        self.data = data
         torch.manual_seed(self.seed("init"))
         settings = spec.settings
         self.model = build("models", settings.model, data).to(self.device)
@@ -82,7 +87,8 @@ class Training:
             for purpose in ("upstream", "validation", *self.task.streams)
         }
         self.refiner: Refiner = build("refiners", settings.refiner, self._context())
-        ensembled = getattr(self.model, "ensemble", False)
+        # Its coefficient is chosen on validation rows: not on those that were trained on.
+        ensembled = getattr(self.model, "ensemble", False) and not spec.trains_on_validation
         self.ensemble = WeightEnsemble(self.model) if ensembled else None
         torch.manual_seed(self.seed("dropout"))
         self.epoch = self.step_in_epoch = self.steps = 0
@@ -392,7 +398,12 @@ def _rows(data: Data, train_on: str) -> Split:
 
 def _class_weights(data: Data) -> Tensor:
     y, classes = data.train.y, data.num_classes
-    return len(y) / (classes * torch.bincount(y, minlength=classes).clamp(min=1).float())
+    if absent := metrics.absent_classes(y, data):
+        raise BenchmarkError(
+            f"{data.name}: class_weights divide by the training rows of each class, and {absent} has none: "
+            "take more rows or leave class_weights out"
+        )
+    return len(y) / (classes * torch.bincount(y, minlength=classes).float())
 
 
 def build(family: str, component: Any, subject: Any) -> Any:

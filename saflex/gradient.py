@@ -20,7 +20,6 @@ from saflex.leaves import require_apart, require_known_leaves
 from saflex.losses import Loss, mean_cross_entropy
 from saflex.passes import undisturbed
 from saflex.precision import Noted
-from saflex.structures import map_tensors
 
 __all__ = ["Tangent", "gradient_norm", "gradient_of", "validation_gradient"]
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.datasets.scikit_learn import content_hash
 from benchmarks.registry import register
 
 if TYPE_CHECKING:
     from benchmarks.data import Data
+
+__all__ = ["content_hash", "load"]
 
 SIDE = 28
 

@@ -78,6 +78,11 @@ class Refiner:
         """Book a batch that is not refined, such as the clean one."""
         return self.context.task.uniform(x, y, ties=self.ties)
 
+    def weighted(self, y: Tensor) -> Tensor:
+        """Labels (B, K) as the training loss counts them: times the class weights, where there are some."""
+        weights = self.context.class_weights
+        return y if weights is None else y * weights
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Loss of one step on the mixture of Eq. (3); a scalar, or (R,) for a stack of R models."""
         if batch.w.ndim == 1:

@@ -29,7 +29,8 @@ def reweighted(
 
     Parameters
     ----------
-    batch, validation : inputs and soft labels, (B, ...) and (B, K), (B', ...) and (B', K).
+    batch, validation : inputs and soft labels, (B, ...) and (B, K), (B', ...) and (B', K); labels times
+        class weights give the weighted losses, whose divisors normalising takes out.
     """
     leaves = {
         n: p.detach().requires_grad_() for n, p in model.named_parameters() if p.requires_grad
@@ -82,9 +83,9 @@ class LearningToReweight(Refiner):
         # Dropout masks of its own: the run's stream is every row's alike.
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             torch.manual_seed(self.context.seed + self.steps)
-            w = reweighted(
-                self.context.model, (x, y), (x_val, soft_rows(y_val, k, dtype=torch.float32))
-            )
+            y_val = soft_rows(y_val, k, dtype=torch.float32)
+            batch, validation = (x, self.weighted(y)), (x_val, self.weighted(y_val))
+            w = reweighted(self.context.model, batch, validation)
         return Batch(x, y, w)
 
     def state_dict(self) -> dict[str, Any]:

@@ -53,5 +53,5 @@ class LossWeights(Refiner):
     def __call__(self, augmented: Augmented) -> Batch:
         log_p = torch.log_softmax(evaluated(self.context.model, augmented.x), -1)
         y = soft_rows(augmented.y, log_p.shape[-1], dtype=log_p.dtype)
-        w = weights_by_loss(-(y * log_p).sum(-1), slope=self.slope)
+        w = weights_by_loss(-(self.weighted(y) * log_p).sum(-1), slope=self.slope)
         return Batch(augmented.x, y, w)

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import record as records
 from benchmarks.errors import BenchmarkError
 from benchmarks.record import OUT_OF_MEMORY, PROTOCOL, Record
-from benchmarks.running.data_hash import DATA, data_hash, ensure_known
+from benchmarks.running.data_hash import DATA, IMAGES, data_hash
 from benchmarks.running.source_hash import source_hash
 from benchmarks.spec import RunSpec
 
@@ -62,7 +62,8 @@ class Present:
     def outdated(self, record: Record, spec: RunSpec) -> str:
         """Say why a record is not what its run would make now; empty where it is current.
 
-        What it does not say, or what is not at hand, does not speak against it.
+        What it does not say, or what is not at hand, does not speak against it. The same is asked of a
+        trial of `tune`, which says as much of itself.
         """
         if record.protocol != PROTOCOL:
             return OLD_PROTOCOL
@@ -88,7 +89,7 @@ def up_to_date(spec: RunSpec, results: Path) -> Record | None:
         record = records.read(path)
     except BenchmarkError:
         return None  # truncated: redone, and the new file takes its place
-    return None if Present(ensure_known).outdated(record, spec) else record
+    return None if Present().outdated(record, spec) else record
 
 
 @dataclass
@@ -112,6 +113,8 @@ def choose(
 ) -> Chosen:
     """Choose records: no table mixes two protocols, no cell two sources, no column compares two data.
 
+    Nor are rows of one upstream compared on two generated sets of images.
+
     Of records that disagree the present ones are taken; where none is present, the newest that agree.
     """
     present, chosen = present or Present(), Chosen()
@@ -126,9 +129,12 @@ def choose(
     def outdated(record: Record) -> str:
         return present.outdated(record, run_of(record))
 
-    def of_present_data(record: Record) -> bool:
-        here = present.content(run_of(record)).get(DATA)
-        return here in (None, record.content.get(DATA))
+    def agreeing(several: list[Record], what: str) -> list[Record]:
+        def is_present(record: Record) -> bool:
+            here = present.content(run_of(record)).get(what)
+            return here in (None, record.content.get(what))
+
+        return _agreeing(several, lambda r: r.content.get(what), is_present)
 
     found = list(found)
     newest: dict[str, int] = defaultdict(int)
@@ -145,9 +151,12 @@ def choose(
             columns[table, record.spec.settings.dataset.model_dump_json()].append(record)
 
     for (table, _), column in columns.items():
-        agreeing = _agreeing(column, lambda r: r.content.get(DATA), of_present_data)
+        by_upstream = _grouped(
+            agreeing(column, DATA), lambda r: r.spec.settings.upstream.model_dump_json()
+        ).values()
+        same = [record for several in by_upstream for record in agreeing(several, IMAGES)]
         used = []
-        for cell in _grouped(agreeing, lambda r: r.spec.bundle).values():
+        for cell in _grouped(same, lambda r: r.spec.bundle).values():
             used += _agreeing(
                 cell,
                 lambda r: (r.protocol, r.source, json.dumps(r.content, sort_keys=True)),

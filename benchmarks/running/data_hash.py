@@ -3,7 +3,7 @@
 A data set's content is that of the files its module declares (``SOURCES``, ``PARTS``, ``files_read``, or
 ``content_hash`` where they are many); with the code that reads them, which the source hash covers, they
 decide every tensor. A module that declares none, a user's own say, is hashed by what it loads, and the
-files it opened meanwhile tell later whether to look again. Looking up needs no torch.
+files it opened meanwhile tell later whether to load it again. Only that loading needs torch.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from benchmarks.data import Data
 
 DATA, IMAGES = "data", "images"
-# In place of a hash: files that an undeclared set was read from have changed since it was loaded.
-CHANGED = "changed since it was loaded"
 
 CHUNK = 1024  # rows hashed at a time; a lazy set is never in memory whole
 NO_DATA = (".py", ".pyc", ".so", ".pth")
@@ -41,16 +39,17 @@ MADE_HERE = ("verified", "trusted", "loaded", "prepared")
 
 
 def data_hash(spec: RunSpec) -> dict[str, str]:
-    """Look up the content of what a run reads, without loading it.
+    """Look up the content of what a run reads; a set that declares no files is loaded, once.
+
+    Whoever asks is told the same: without that loading a set would be known to those alone who train.
 
     Returns
     -------
     dict
         16 hexadecimal digits for ``data``, the data set, and ``images``, the generated set its
-        upstream serves. What is not at hand, or was never loaded here and declares no files, is
-        left out.
+        upstream serves. What is not at hand is left out.
     """
-    found = {DATA: _data_set(spec.settings.dataset), IMAGES: _generated(spec)}
+    found = {DATA: of_data_set(spec.settings.dataset), IMAGES: _generated(spec)}
     return {name: value for name, value in found.items() if value}
 
 
@@ -62,19 +61,8 @@ def load(spec: RunSpec, loader: Callable[..., Data]) -> Data:
     loader : what the data set's module registered.
     """
     component = spec.settings.dataset
-    own = {} if declared(component) else {DATA: _loaded_hash(component, loader)}
     data = _read(component, loader, seed=spec.seed)
-    return replace(data, content={**data_hash(spec), **own})
-
-
-def ensure_known(spec: RunSpec) -> dict[str, str]:
-    """Give `data_hash`; a set that declares no files is loaded where it has to be, once."""
-    component = spec.settings.dataset
-    found = data_hash(spec)
-    if not declared(component) and found.get(DATA, CHANGED) == CHANGED:
-        loader = registry.load("datasets", component.name)
-        found[DATA] = _loaded_hash(component, loader)
-    return found
+    return replace(data, content=data_hash(spec))
 
 
 def declared(component: Component) -> bool:
@@ -83,11 +71,12 @@ def declared(component: Component) -> bool:
     return hasattr(module, "content_hash") or bool(sources.files(component.name))
 
 
-def _data_set(component: Component) -> str | None:
+def of_data_set(component: Component) -> str | None:
+    """Look up the content of a data set, 16 hexadecimal digits; None where it is not at hand."""
     module = registry.module("datasets", component.name)
-    if not declared(component):
-        return _recalled(component)
     try:
+        if not declared(component):
+            return _loaded_hash(component)
         if hasattr(module, "content_hash"):
             return module.content_hash(component.name, **component.settings)
         return sources.content(sources.files(component.name, **component.settings))
@@ -106,19 +95,15 @@ def _generated(spec: RunSpec) -> str | None:
     return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
 
-def _recalled(component: Component) -> str | None:
-    """What an undeclared set was when it was last loaded, if its files are still what they were."""
+def _loaded_hash(component: Component) -> str:
+    """Recall an undeclared set's hash, or load it with seed 0, whatever the run's, and hash that.
+
+    What was found counts until a file that was opened meanwhile changes.
+    """
     known = sources.recall("loaded", _key(component))
-    if known is None:
-        return None
-    unchanged = all(_state(path) == state for path, state in known["files"].items())
-    return known["content"] if unchanged else CHANGED
-
-
-def _loaded_hash(component: Component, loader: Callable[..., Data]) -> str:
-    """Recall an undeclared set's hash, or load it with seed 0, whatever the run's, and hash that."""
-    if (known := _recalled(component)) not in (None, CHANGED):
-        return known
+    if known and all(_state(path) == state for path, state in known["files"].items()):
+        return known["content"]
+    loader = registry.load("datasets", component.name)
     with _opened_files() as opened:
         data = _read(component, loader, seed=0)
     content = _hash(data)

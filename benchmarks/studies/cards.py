@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from benchmarks import registry, sources
 from benchmarks.errors import BenchmarkError
 from benchmarks.record import atomic_write
+from benchmarks.running.data_hash import of_data_set
 from benchmarks.spec import Component, RunSpec
-from benchmarks.tables.cards import Card, path_of, write_page
+from benchmarks.tables.cards import Card, path_of, read, write_page
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,17 +39,23 @@ def forms(specs: Iterable[RunSpec]) -> dict[str, list[Component]]:
     return found
 
 
-def make(wanted: dict[str, list[Component]], results: Path) -> list[Path]:
+def make(wanted: dict[str, list[Component]], results: Path, *, missing: bool = False) -> list[Path]:
     """Count and write a card for each data set, then the page of all cards there are.
+
+    Parameters
+    ----------
+    missing : only the cards that are missing or of other data than those at hand.
 
     Raises
     ------
     BenchmarkError
-        One line per data set that is not at hand, after all others were counted.
+        One line per data set that is not at hand, after all others were counted and written.
     """
     from rich.progress import track
 
     written, failures = [], []
+    if missing:
+        wanted = {n: several for n, several in wanted.items() if not _is_there(several, results, n)}
     steps = [(name, form) for name, several in wanted.items() for form in several]
     counted: dict[str, list[Card]] = {name: [] for name in wanted}
     for name, form in track(steps, description="cards", transient=True):
@@ -73,6 +80,7 @@ def describe(form: Component) -> Card:
     return {
         "loader": form.name,
         "settings": form.settings,
+        "content": of_data_set(form),
         "seed": SEED,
         "rows": {name: len(split) for name, split in parts.items()},
         "classes": _classes(data, parts),
@@ -83,6 +91,13 @@ def describe(form: Component) -> Card:
         "notes": list(data.notes),
         "checksums": dict(data.provenance),
     }
+
+
+def _is_there(several: list[Component], results: Path, name: str) -> bool:
+    """Whether a card was counted from these forms, of the data at hand."""
+    forms = (read(results, name) or {"forms": []})["forms"]
+    counted = [(form["loader"], form["settings"], form.get("content")) for form in forms]
+    return counted == [(form.name, form.settings, of_data_set(form)) for form in several]
 
 
 def _card(name: str, counted: list[Card]) -> Card:

@@ -4,8 +4,10 @@ Searched are a suite's rows with ``tuned: true``. What a row's name says stays a
 `saflex-printed` and `saflex-derived` the sign of Pi (printed, descent: both are tried, by two rows), the
 Gumbel noise, the label ``softmax((Pi + beta e + G) / tau)`` without scale, and Algorithm 1's weights; in
 `upstream` and `clean+aug` everything but the learning rate and the weight decay, whose values are so many
-that each row has as many trials as the published form. A refined row trains on the validation rows'
-gradient, so the metric flatters it: the search leans to its side. Imports no torch.
+that each row has as many trials as the published form. Refined rows choose on the rows that drive g, where
+the metric may saturate and ties go by the NLL of the same rows; whether that favours or hurts them is not
+known. Where seeds redraw the split, seed 100's overlaps with the test rows of the table's seeds; B' of 256
+and "all" are one setting where validation has fewer rows (docs/protocol.md, "Controls"). Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from pydantic import ValidationError
 from benchmarks import suite as suites
 from benchmarks.errors import BenchmarkError, UnknownName
 from benchmarks.record import atomic_write
+from benchmarks.running.current import Present
 from benchmarks.seeds import derive
 from benchmarks.spec import Frozen, RunSpec
-from benchmarks.suite import Chosen, Override, Suite
+from benchmarks.suite import Choice, Chosen, Suite
 
-SEED = 100  # beyond every table's: the splits that tables average over choose nothing
+SEED = 100  # beyond every table's: no split that tables average over chooses as a whole
 TIMED_EPOCHS = 4
 ALL = 1_000_000  # B' above any validation set: the loop hands out all of it
 
@@ -53,7 +56,7 @@ class Trial(Frozen):
 
     Attributes
     ----------
-    key, source : of the run as it was, for `tune` to know it again.
+    key, source, protocol, content : of the run as it was, as in a `Record`; of no other is it current.
     epochs, of : trained, and of the row's own recipe.
     metrics : names ``val/...``; the test set is not read.
     """
@@ -61,6 +64,8 @@ class Trial(Frozen):
     number: int
     key: str
     source: str
+    protocol: int = 2  # of the files that do not say it
+    content: dict[str, str] = {}
     drawn: dict[str, Any]
     epochs: int
     of: int
@@ -71,12 +76,17 @@ class Trial(Frozen):
 
 
 class Length(Frozen):
-    """Length of a cell's trials: `epochs` of the recipe's `of`, from processor seconds measured once."""
+    """Length of a cell's trials: `epochs` of the recipe's `of` fit into `longest` seconds on `device`.
+
+    The seconds of an epoch were measured once; another `longest` is reckoned from them.
+    """
 
     epochs: int
     of: int
     seconds_per_epoch: float
     row: str
+    longest: float | None = None
+    device: str = "cpu"
 
 
 def searched(
@@ -90,7 +100,7 @@ def searched(
         The suite has no tuned row, or one of the names is not among its.
     """
     names = [name for name, row in suite.all_rows.items() if row.tuned]
-    every = Override(match={"row": names})
+    every = Choice(match={"row": names})
     plain = Chosen(tables={identifier: [every] for identifier in suite.tables})
     found = [
         run
@@ -119,13 +129,13 @@ def draws(run: RunSpec, trials: int) -> list[dict[str, Any]]:
     return points if len(points) <= trials else chance.sample(points, trials)
 
 
-def as_override(run: RunSpec, drawn: dict[str, Any], *, reduced: str = "") -> Override:
+def as_override(run: RunSpec, drawn: dict[str, Any], *, reduced: str = "") -> Choice:
     """Write drawn settings as an override of the row's cell."""
     cell = {field: [getattr(run, field)] for field in ("dataset", "backbone", "upstream", "row")}
     own = {name: drawn[name] for name in OF_THE_RUN if name in drawn}
     recipe = {name: drawn[name] for name in OF_THE_RECIPE if name in drawn}
     refiner = {name: value for name, value in drawn.items() if name not in {**own, **recipe}}
-    return Override(match=cell, refiner=refiner, recipe=recipe, reduced=reduced, **own)
+    return Choice(match=cell, refiner=refiner, recipe=recipe, reduced=reduced, **own)
 
 
 def trial_run(suite: Suite, run: RunSpec, drawn: dict[str, Any], *, epochs: int) -> RunSpec:
@@ -165,21 +175,23 @@ def tune(
         )
     from benchmarks.running import machine
 
-    device = machine.chosen_device(device)
+    device, present = machine.chosen_device(device), Present()
     for run in runs:
         length = _length(suite, run, results, longest=longest, device=device)
         done: list[Trial] = []
         points = draws(run, trials)
         for number, drawn in enumerate(points):
             spec = trial_run(suite, run, drawn, epochs=length.epochs)
-            done.append(_trial(spec, number, drawn, results, of=length.of, device=device))
+            done.append(_trial(spec, number, drawn, results, present, of=length.of, device=device))
             report(f"{run.bundle} {number + 1}/{len(points)}: {_said(done, run.metric)}")
         if (best := chosen(done, run.metric)) is None:
-            report(f"{run.bundle}: no trial came to its end; nothing chosen")
+            report(f"{run.bundle}: nothing chosen: {_without_value(done, run.metric)}")
             continue
         cut = f"tuned on runs of {length.epochs} of {length.of} epochs"
         reduced = cut if length.epochs < length.of else ""
-        _keep(suite, run, as_override(run, best.drawn, reduced=reduced))
+        choice = as_override(run, best.drawn, reduced=reduced)
+        made_from = {"source": best.source, "protocol": str(best.protocol), **best.content}
+        _keep(suite, run, choice.model_copy(update={"made_from": made_from}))
         report(
             f"{run.bundle}: trial {best.number + 1} of {len(points)}, "
             f"{cut if reduced else 'trained in full'}: {best.drawn}"
@@ -188,10 +200,12 @@ def tune(
 
 
 def chosen(trials: Iterable[Trial], metric: str) -> Trial | None:
-    """Pick the best validation metric at the last epoch; of equals the lower validation loss."""
-    complete = [trial for trial in trials if trial.status == "complete"]
+    """Pick the best validation metric at the last epoch; of equals the lower validation loss.
+
+    None where no trial has that metric: all failed, or validation lacks a class.
+    """
     return max(
-        complete,
+        (trial for trial in trials if trial.status == "complete" and _measured(trial, metric)),
         key=lambda t: (t.metrics[f"val/{metric}"], -t.metrics["val/nll"], -t.number),
         default=None,
     )
@@ -203,14 +217,20 @@ def path_of(results: Path, run: RunSpec, number: int) -> Path:
 
 
 def _trial(
-    spec: RunSpec, number: int, drawn: dict[str, Any], results: Path, *, of: int, device: str
+    spec: RunSpec,
+    number: int,
+    drawn: dict[str, Any],
+    results: Path,
+    present: Present,
+    *,
+    of: int,
+    device: str,
 ) -> Trial:
     from benchmarks.running import execute
-    from benchmarks.running.source_hash import source_hash
 
     path = path_of(results, spec, number)
     old = _read(path, Trial)
-    if old and (old.key, old.source) == (spec.key, source_hash(spec)):
+    if old and not present.outdated(old, spec):
         return old
     record = execute.execute(spec, device=device)
     last = record.metrics.get("last", {})
@@ -218,6 +238,8 @@ def _trial(
         number=number,
         key=spec.key,
         source=record.source,
+        protocol=record.protocol,
+        content=record.content,
         drawn=drawn,
         epochs=spec.settings.recipe.epochs,
         of=of,
@@ -231,12 +253,12 @@ def _trial(
 
 
 def _length(suite: Suite, run: RunSpec, results: Path, *, longest: float, device: str) -> Length:
-    """Measure the cell's dearest row once; later calls, and its other rows, read what was found."""
+    """Measure the cell's dearest row once; later calls, and its other rows, reckon from what was found."""
     of = run.settings.recipe.epochs
     path = (results / "tuning" / run.bundle).with_name("length.json")
     old = _read(path, Length)
-    if old and old.of == of:
-        return old
+    if old and (old.of, old.device) == (of, device):
+        return _fitting(path, old.model_dump(), longest=longest)
     # Every choice that costs: the clean batch beside, all validation rows behind the gradient.
     dearest = {"clean_share": 0.5, "validation_batch": ALL}
     cell = (run.table, run.dataset, run.backbone, run.upstream)
@@ -245,8 +267,14 @@ def _length(suite: Suite, run: RunSpec, results: Path, *, longest: float, device
     row = max(same, key=lambda r: len(SPACES.get(r.settings.refiner.name, ())))
     known = {n: v for n, v in dearest.items() if n in SPACES[row.settings.refiner.name]}
     seconds = _seconds_per_epoch(trial_run(suite, row, known, epochs=TIMED_EPOCHS), device)
-    epochs = max(1, min(of, int(longest / seconds)))
-    length = Length(epochs=epochs, of=of, seconds_per_epoch=seconds, row=row.row)
+    measured = {"of": of, "seconds_per_epoch": seconds, "row": row.row, "device": device}
+    return _fitting(path, measured, longest=longest)
+
+
+def _fitting(path: Path, measured: dict[str, Any], *, longest: float) -> Length:
+    """Write down how many epochs fit into `longest` seconds."""
+    epochs = max(1, min(measured["of"], int(longest / measured["seconds_per_epoch"])))
+    length = Length.model_validate({**measured, "epochs": epochs, "longest": longest})
     atomic_write(path, length.model_dump_json(indent=1) + "\n")
     return length
 
@@ -272,7 +300,7 @@ def _shortened(run: RunSpec, epochs: int) -> RunSpec:
     )
 
 
-def _keep(suite: Suite, run: RunSpec, override: Override) -> None:
+def _keep(suite: Suite, run: RunSpec, override: Choice) -> None:
     """Put a row's settings into the suite's file, in place of its former ones."""
     tables = {name: list(overrides) for name, overrides in suites.chosen(suite).tables.items()}
     others = [o for o in tables.get(run.table, []) if o.match != override.match]
@@ -290,10 +318,23 @@ def _read(path: Path, kind: type[Frozen]) -> Any:
         return None
 
 
+def _measured(trial: Trial, metric: str) -> bool:
+    return f"val/{metric}" in trial.metrics
+
+
+def _without_value(trials: list[Trial], metric: str) -> str:
+    """Say why none of the trials has a value."""
+    if all(trial.status == "failed" for trial in trials):
+        return f"every trial failed, the first with: {trials[0].error}"
+    return f"validation {metric} is not defined, a class may be missing there"
+
+
 def _said(trials: list[Trial], metric: str) -> str:
     last, best = trials[-1], chosen(trials, metric)
     drawn = ", ".join(f"{name} {value}" for name, value in last.drawn.items())
     if last.status == "failed":
         return f"{drawn}: failed: {last.error}"
+    if not _measured(last, metric):
+        return f"{drawn}: {_without_value([last], metric)}"
     value, top = (100 * trial.metrics[f"val/{metric}"] for trial in (last, best))
     return f"{drawn}: val {metric} {value:.2f} in {last.seconds:.1f} s (best {top:.2f})"

@@ -35,7 +35,7 @@ def tables(suite: Suite | str, results: Path) -> list[Table]:
     suite = suite if isinstance(suite, Suite) else load(suite)
     results, runs = Path(results), plan(suite)
     found = shown(load_all(results), "reading records", total=len(runs))
-    told = {run.dataset: cards.notes(results, run.dataset) for run in runs}
+    told = {run.dataset: cards.read(results, run.dataset) for run in runs}
     return collect(suite, runs, found, times.load_all(results), told)
 
 

@@ -43,10 +43,14 @@ def lines(card: Card) -> tuple[str, ...]:
     )
 
 
-def notes(results: Path, dataset: str) -> tuple[str, ...]:
-    """The lines of a data set's card, none where no card was made."""
-    card = read(results, dataset)
-    return lines(card) if card else ()
+def notes(card: Card, contents: set[str]) -> tuple[str, ...]:
+    """The lines of a card under results of data with these hashes; one line where it is of other data."""
+    if contents <= {form.get("content") for form in card["forms"]}:
+        return lines(card)
+    return (
+        f"the card of {card['dataset']} is left out: it was counted from other data than these results, or "
+        "does not say from which; `python -m benchmarks cards` counts anew",
+    )
 
 
 def write_page(results: Path) -> Path:

@@ -10,9 +10,10 @@ from types import MappingProxyType
 from benchmarks.paper import Published, names, paper_row, published
 from benchmarks.record import PROTOCOL, Record
 from benchmarks.running import current
+from benchmarks.running.data_hash import DATA
 from benchmarks.spec import RunSpec
 from benchmarks.suite import Suite, TableSpec
-from benchmarks.tables import selection, variants
+from benchmarks.tables import cards, selection, variants
 from benchmarks.tables.cells import SELECTIONS, Cell, Column, Row, Table, scale
 from benchmarks.tables.statistics import mean_std
 from benchmarks.tables.times import Times
@@ -25,14 +26,14 @@ def collect(
     plan: list[RunSpec],
     records: Iterable[Record],
     times: Iterable[Times] = (),
-    cards: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    told: Mapping[str, cards.Card | None] = MappingProxyType({}),
 ) -> list[Table]:
     """Build every table of a suite.
 
     A record counts when its key is that of a planned run and no other of its cell is nearer to the
     present source and data (`benchmarks.running.current.choose`); a note under the table counts those left
-    out. Times count by the key alone, row by row. `cards` are lines to say of a data set besides what its
-    records say.
+    out. Times count by the key alone, row by row. `told` are the cards of data sets, for what their records
+    do not say.
     """
     planned = {spec.key for spec in plan}
     chosen = current.choose(records, plan)
@@ -50,7 +51,7 @@ def collect(
             variants.recorded(selection.at_partners_epoch(used[identifier])),
             _notes_on_records(chosen, identifier),
             [one.of(planned) for one in timed[identifier]],
-            cards,
+            told,
         ).table()
         for identifier, spec in suite.tables.items()
     ]
@@ -67,9 +68,9 @@ class _Builder:
         records: list[Record],
         on_records: list[str],
         times: list[Times],
-        cards: Mapping[str, tuple[str, ...]],
+        told: Mapping[str, cards.Card | None],
     ):
-        self.id, self.spec, self.on_records, self.cards = identifier, spec, on_records, cards
+        self.id, self.spec, self.on_records, self.told = identifier, spec, on_records, told
         self.times = [one for one in times if one.seconds]
         self.protocol = max((record.protocol for record in records), default=PROTOCOL)
         self.paper = [cell for cell in published() if cell.table == identifier]
@@ -283,10 +284,14 @@ class _Builder:
 
     def _dataset_notes(self) -> dict[str, tuple[str, ...]]:
         notes: dict[str, dict[str, None]] = {}
+        contents: dict[str, set[str]] = defaultdict(set)
         for (_, dataset), runs in self.complete.items():
             for record in runs.values():
-                own = notes.setdefault(dataset, dict.fromkeys(self.cards.get(dataset, ())))
-                own.update(dict.fromkeys(record.data.get("notes", [])))
+                notes.setdefault(dataset, {}).update(dict.fromkeys(record.data.get("notes", [])))
+                contents[dataset] |= {record.content[DATA]} if DATA in record.content else set()
+        for dataset, own in notes.items():
+            if card := self.told.get(dataset):
+                notes[dataset] = dict.fromkeys(cards.notes(card, contents[dataset])) | own
         return {dataset: tuple(lines) for dataset, lines in sorted(notes.items()) if lines}
 
 

@@ -19,7 +19,6 @@ from benchmarks.record import PROTOCOL, replacing
 from benchmarks.tables.cells import Row, Table
 from benchmarks.tables.progress import shown
 from benchmarks.tables.protocols import OLD_PROTOCOL
-from benchmarks.tables.selection import trains_on_validation
 from benchmarks.tables.verdicts import Graded
 
 COLORS = {
@@ -250,7 +249,7 @@ def _band(axes, points: tuple[np.ndarray, np.ndarray, np.ndarray], color: str) -
 def _saw_validation(table: Table, row: Row) -> bool:
     """Whether a row trains on the validation data; its NLL there falls to 0 and would set the scale."""
     records = (r for (place, _), runs in table.runs.items() if place == row for r in runs.values())
-    return any(trains_on_validation(record.spec) for record in records)
+    return any(record.spec.trains_on_validation for record in records)
 
 
 def _share_scale(axes: Sequence, drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:

@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable
 from benchmarks.record import Record
 from benchmarks.spec import RunSpec
 
-# Refiners whose labels and weights are decided on validation rows; names that begin with one of these.
-READ_VALIDATION = ("saflex", "weights-only", "l2rw")
+# What refiners decide on validation rows, by how their names begin.
+LEARNED = "labels or weights follow"
+READ_VALIDATION = {
+    "saflex": LEARNED,
+    "weights-only": LEARNED,
+    "l2rw": LEARNED,
+    "lp-ft": "the strength of its probe follows",
+}
 
 NO_PARTNER = "{partner} of the same seed has chosen no epoch at which this row was measured"
 NOT_MEASURED = "validation {metric} is not defined, a class may be missing there"
-
-
-def trains_on_validation(spec: RunSpec) -> bool:
-    """Say whether validation rows are among a run's training rows."""
-    return spec.settings.train_on != "train"
 
 
 def partner_row(spec: RunSpec) -> str:
@@ -46,7 +47,7 @@ def at_partners_epoch(records: Iterable[Record]) -> list[Record]:
         return other if other and _equal_mixture(record, other) else None
 
     def shown(record: Record) -> Record:
-        if record.status != "complete" or not trains_on_validation(record.spec):
+        if record.status != "complete" or not record.spec.trains_on_validation:
             return record
         best = found.metrics.get("best_validation", {}) if (found := partner(record)) else {}
         metrics = {**record.metrics, "best_validation": _point(record, best.get("epoch"))}
@@ -59,7 +60,7 @@ def obstacle(record: Record) -> str:
     """Say why a complete run has no best validation epoch; empty where it has one."""
     if record.metrics.get("best_validation"):
         return ""
-    if trains_on_validation(record.spec):
+    if record.spec.trains_on_validation:
         return NO_PARTNER.format(partner=partner_row(record.spec))
     return NOT_MEASURED.format(metric=record.spec.metric)
 
@@ -72,9 +73,9 @@ def notes(plan: Iterable[RunSpec]) -> list[str]:
         return ", ".join(sorted({run.row for run in plan if holds(run)}))
 
     found = []
-    if trained := rows(trains_on_validation):
+    if trained := rows(lambda run: run.trains_on_validation):
         there = {(run.upstream, run.row) for run in plan}
-        named = {(run.upstream, partner_row(run)) for run in plan if trains_on_validation(run)}
+        named = {(run.upstream, partner_row(run)) for run in plan if run.trains_on_validation}
         partners = " or ".join(
             sorted({row if (at, row) in there else "upstream" for at, row in named})
         )
@@ -82,10 +83,18 @@ def notes(plan: Iterable[RunSpec]) -> list[str]:
             f"{trained}: trained on validation rows, so that an own best epoch would mean nothing. Best "
             f"validation shows the epoch that {partners} of the same seed chose, read from the row's curve."
         )
-    if read := rows(_reads_validation):
+    for what in dict.fromkeys(READ_VALIDATION.values()):
+        if read := rows(lambda run, what=what: _read_validation(run) == what):
+            found.append(
+                f"{read}: {what} the validation data, which then choose the best validation epoch too: a "
+                "selection on data that was used."
+            )
+    if unmixed := rows(
+        lambda run: run.trains_on_validation and run.settings.model.settings.get("ensemble")
+    ):
         found.append(
-            f"{read}: labels or weights follow the validation data, which then choose the best validation "
-            "epoch too: a selection on data that was used."
+            f"{unmixed}: no weight ensemble, as its coefficient would be chosen on validation rows that were "
+            "trained on."
         )
     if extra := rows(lambda run: run.settings.upstream.name == "extra-real"):
         found.append(
@@ -95,8 +104,9 @@ def notes(plan: Iterable[RunSpec]) -> list[str]:
     return found
 
 
-def _reads_validation(run: RunSpec) -> bool:
-    return run.settings.refiner.name.startswith(READ_VALIDATION)
+def _read_validation(run: RunSpec) -> str:
+    name = run.settings.refiner.name
+    return next((what for start, what in READ_VALIDATION.items() if name.startswith(start)), "")
 
 
 def _place(record: Record) -> tuple:

@@ -45,7 +45,9 @@ def recorded(records: Iterable[Record]) -> list[Record]:
 
 
 def _has_variant(run: RunSpec) -> bool:
-    return bool(run.settings.model.settings.get("ensemble"))
+    mixed = run.settings.model.settings.get("ensemble")
+    # The coefficient is chosen on validation rows; `selection.notes` says so of a row that trains on them.
+    return bool(mixed) and not run.trains_on_validation
 
 
 def _variant(run: RunSpec) -> RunSpec:

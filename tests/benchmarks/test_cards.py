@@ -11,12 +11,15 @@ import torch
 from fabricate import tabular as fabricate
 from small_runs import blobs, spec
 
+from benchmarks import record as records
 from benchmarks import registry
+from benchmarks import suite as suites
 from benchmarks.data import Data, Split
 from benchmarks.errors import BenchmarkError
+from benchmarks.record import PROTOCOL, Record
 from benchmarks.spec import Component
 from benchmarks.studies import cards as counting
-from benchmarks.tables import cards
+from benchmarks.tables import cards, tables
 
 
 @pytest.fixture
@@ -89,7 +92,6 @@ class TestFiles:
         assert [path.name for path in written] == ["click.json", "cards.md"]
         card = cards.read(tmp_path, "click")
         assert [form["rows"]["train"] for form in card["forms"]] == [156, 60]
-        assert cards.notes(tmp_path, "click") == cards.lines(card)
         first, second, last = cards.lines(card)
         assert first.startswith("156 train, 36 validation, 48 test rows; 2 classes, ")
         assert second.startswith("with limit 60: 60 train")
@@ -104,6 +106,49 @@ class TestFiles:
         first = [path.read_bytes() for path in counting.make(wanted, tmp_path)]
         assert [path.read_bytes() for path in counting.make(wanted, tmp_path)] == first
 
+    def test_only_what_is_missing_or_of_other_data_is_counted_where_that_is_asked_for(
+        self, click, monkeypatch, tmp_path
+    ):
+        wanted = {"click": [Component(name="click")]}
+        counted = []
+        describe = counting.describe
+        monkeypatch.setattr(
+            counting, "describe", lambda form: counted.append(form) or describe(form)
+        )
+        few = {"click": [Component(name="click", settings={"limit": 60})]}
+        for forms, expected in ((wanted, 1), (wanted, 1), (few, 2), (few, 2), (wanted, 3)):
+            counting.make(forms, tmp_path, missing=True)
+            assert len(counted) == expected
+        other = json.loads(cards.path_of(tmp_path, "click").read_text())
+        other["forms"][0]["content"] = "0123456789abcdef"
+        cards.path_of(tmp_path, "click").write_text(json.dumps(other))
+        counting.make(wanted, tmp_path, missing=True)
+        assert len(counted) == 4
+
+    @pytest.mark.parametrize(
+        ("recorded", "shown"), [({"data": "here"}, True), ({"data": "other"}, False), ({}, True)]
+    )
+    def test_a_card_stands_under_results_of_its_own_data_alone(
+        self, click, monkeypatch, tmp_path, recorded, shown
+    ):
+        """Records of old versions say nothing of their data."""
+        counting.make({"click": [Component(name="click")]}, tmp_path)
+        (form,) = cards.read(tmp_path, "click")["forms"]
+        if recorded.get("data") == "here":
+            recorded = {"data": form["content"]}
+        suite = suites.load("cpu")
+        run = next(s for s in suites.plan(suite, table="2") if s.dataset == "click" and s.seed == 0)
+        record = Record(
+            protocol=PROTOCOL if recorded else 1, key=run.key, status="complete", spec=run,
+            metrics={"last": {"test/auroc": 0.5}}, data={"content": recorded, "notes": ["own note"]},
+        )  # fmt: skip
+        records.write(tmp_path, record)
+        (table,) = (t for t in tables(suite, tmp_path) if t.id == "2")
+        *told, last = table.dataset_notes["click"]
+        assert last == "own note"
+        assert (told == list(cards.lines(cards.read(tmp_path, "click")))) == shown
+        assert any("the card of click is left out" in line for line in told) != shown
+
     def test_a_set_that_is_not_at_hand_is_named_after_the_others_were_counted(
         self, click, tmp_path
     ):
@@ -112,7 +157,6 @@ class TestFiles:
             counting.make(wanted, tmp_path)
         assert cards.read(tmp_path, "click")
         assert cards.read(tmp_path, "qsar") is None
-        assert cards.notes(tmp_path, "qsar") == ()
 
     def test_a_damaged_card_is_named(self, tmp_path):
         cards.path_of(tmp_path, "click").parent.mkdir()
@@ -138,7 +182,7 @@ def test_cards_are_read_without_torch_or_pandas(tmp_path):
 
     script = (
         "import sys; from pathlib import Path; from benchmarks.tables import cards;"
-        "cards.notes(Path(sys.argv[1]), 'click'); print({'torch', 'pandas'} & set(sys.modules))"
+        "cards.read(Path(sys.argv[1]), 'click'); print({'torch', 'pandas'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from image_runs import image_spec, stripes
@@ -9,6 +13,8 @@ from small_runs import blobs, spec
 from torch import nn
 
 from benchmarks import registry
+from benchmarks import suite as suites
+from benchmarks.data import Split
 from benchmarks.errors import BenchmarkError
 from benchmarks.models.saint import build_saint
 from benchmarks.refiners.bootstrapped import evaluated
@@ -91,14 +97,18 @@ def test_a_resumed_control_is_bit_identical(refiner, tmp_path):
     assert whole.curves == resumed.curves
 
 
-def test_bootstrapped_is_saflex_with_pi_zero():
-    training = started("bootstrapped", steps=6, settings={"eps": 0.3})
+@pytest.mark.parametrize("table", ["controls-tabular", "controls-images"])
+def test_bootstrapped_is_saflex_with_pi_zero_in_the_settings_that_its_table_gives_both(table):
+    rows = {
+        run.row: run.settings.refiner for run in suites.plan(suites.load("controls"), table=table)
+    }
+    training = started("bootstrapped", steps=6, settings=rows["bootstrapped"].settings)
     batch = augmented(training)
     split = training.data.validation
     refine = Saflex(
         training.model,
         validation=(split.x, split.y),
-        settings=SaflexSettings(eps=0.3),
+        settings=SaflexSettings(**rows["saflex"].settings),
         loss=lambda logits, y: 0 * logits.sum(),  # a validation loss that nothing changes: Pi = 0
     )
     expected, found = refine(batch.x, batch.y), training.refiner(batch)
@@ -106,6 +116,21 @@ def test_bootstrapped_is_saflex_with_pi_zero():
     assert torch.allclose(found.w, expected.w)
     hard = nn.functional.one_hot(batch.y, 3).float()
     assert not torch.allclose(found.y, hard, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", suites.names())
+def test_bootstrapped_has_the_prior_of_the_saflex_row_beside_it(name):
+    prior = SaflexSettings.from_mapping
+    beside = defaultdict(dict)
+    for run in suites.plan(suites.load(name)):
+        beside[run.table, run.dataset, run.backbone, run.upstream][run.row] = (
+            run.settings.refiner.settings
+        )
+    for place, rows in beside.items():
+        if "bootstrapped" in rows:
+            saflex, bootstrapped = prior(rows["saflex"]), prior(rows["bootstrapped"])
+            for setting in suites.PRIOR:
+                assert getattr(saflex, setting) == getattr(bootstrapped, setting), place
 
 
 def test_label_smoothing_is_the_closed_form():
@@ -183,6 +208,38 @@ def test_weights_only_is_l2rw_where_no_layer_has_a_mode(images, mode, same):
     assert torch.allclose(ours, theirs, atol=1e-4) == same
 
 
+def imbalanced(refiner: str, **changes) -> Training:
+    """Three classes of 8, 32 and 40 training rows, after some steps, in evaluation mode."""
+    data = blobs()
+    rows = torch.cat([(data.train.y == k).nonzero()[:n, 0] for k, n in enumerate((8, 32, 40))])
+    data = replace(data, train=Split(data.train.x[rows], data.train.y[rows]))
+    training = Training(spec(refiner=refiner, class_weights=True, **changes), data)
+    for _ in range(5):
+        training.step(torch.arange(0, 80, 5))
+    training.model.eval()
+    return training
+
+
+def test_with_class_weights_l2rw_is_still_weights_only_where_no_layer_has_a_mode():
+    training, plain = imbalanced("weights-only"), imbalanced("l2rw")
+    plain.model.load_state_dict(training.model.state_dict())
+    batch = Augmented(x=training.train.x[::4], y=training.train.y[::4])
+    ours, theirs = training.refiner(batch).w, plain.refiner(batch).w
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    plain.refiner.context = SimpleNamespace(**vars(plain.refiner.context) | {"class_weights": None})
+    assert not torch.allclose(ours, plain.refiner(batch).w, atol=1e-3)
+
+
+def test_with_class_weights_weights_by_loss_go_by_the_loss_that_is_trained():
+    training = imbalanced("loss-weights")
+    batch = Augmented(x=training.train.x[::4], y=training.train.y[::4])
+    losses = nn.functional.cross_entropy(
+        evaluated(training.model, batch.x), batch.y, weight=training.class_weights, reduction="none"
+    )
+    found = training.refiner(batch).w
+    assert torch.allclose(found, weights_by_loss(losses, slope=1.0), atol=1e-6)
+
+
 def test_a_step_that_no_sample_helps_is_skipped():
     model = nn.Linear(2, 2)
     x, y = torch.randn(4, 2), torch.eye(2)[[0, 1, 0, 1]]
@@ -196,6 +253,7 @@ def test_a_step_that_no_sample_helps_is_skipped():
         ("label-smoothing", {"eps": 1.1}),
         ("ema-teacher", {"decay": 1.0}),
         ("bootstrapped", {"eps": -0.1}),
+        ("bootstrapped", {"beta": -1.0}),
         ("loss-weights", {"slope": "steep"}),
         ("l2rw", {"validation_batch": 0}),
     ],

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 import pytest
 from small_runs import spec
 
-from benchmarks import sources
+from benchmarks import record as records
+from benchmarks import registry, sources
 from benchmarks.datasets import image_files, medmnist
 from benchmarks.datasets.image_files import ImageList, Index
 from benchmarks.record import PROTOCOL, Record
-from benchmarks.running import current, data_hash
+from benchmarks.running import current, data_hash, markers
+from benchmarks.running import source_hash as source_hash_module
 from benchmarks.running.current import OLD_PROTOCOL, OTHER_DATA, SETTINGS, SOURCE, Present
 from benchmarks.running.source_hash import source_hash
 from benchmarks.sources import Source
-from benchmarks.spec import Component
 
 PLAN = [spec(dataset="breast-cancer", seed=seed) for seed in range(4)]
 OTHER_ROW = [spec(dataset="breast-cancer", refiner="saflex", seed=seed) for seed in range(2)]
@@ -101,6 +101,26 @@ def test_no_column_compares_rows_on_two_data(present, expected):
     assert chosen.outdated["test"] == ({OTHER_DATA: 2} if present == "C" else {})
 
 
+@pytest.mark.parametrize(("present", "expected"), [("old", 4), ("new", 2), ("third", 2), (None, 2)])
+def test_no_two_rows_of_an_upstream_are_compared_on_two_sets_of_images(present, expected):
+    """One row was redone on the newer set; a row of another upstream has no part in it."""
+
+    def made(run, images, finished):
+        content = {"content": {"data": "A", **({"images": images} if images else {})}}
+        return record(run, finished=finished).model_copy(update={"data": content})
+
+    plain = [spec(dataset="breast-cancer", row="none", upstream="none")]
+    found = [made(run, "old", "2025") for run in PLAN] + [made(plain[0], None, "2024")]
+    found += [made(run, "new", "2026") for run in OTHER_ROW]
+    here = {"data": "A", **({"images": present} if present else {})}
+    at_hand = Present(lambda run: here if run.upstream != "none" else {"data": "A"})
+    chosen = current.choose(found, [*PLAN, *OTHER_ROW, *plain], at_hand)
+    assert len(chosen.records) == expected + 1
+    assert len({r.content["images"] for r in chosen.records if "images" in r.content}) == 1
+    assert chosen.left_out["test"] == {OTHER_DATA: 6 - expected}
+    assert chosen.outdated["test"] == ({OTHER_DATA: 2} if present == "third" else {})
+
+
 # The content of data --------------------------------------------------------------------------------
 
 
@@ -159,7 +179,9 @@ OWN = """
 import os
 import numpy as np, torch
 from benchmarks.data import Data, Split
+from benchmarks.registry import register
 
+@register("own-set")
 def load(name, *, seed, classes=2):
     rows = np.loadtxt(os.environ["OWN_FILE"], delimiter=",")
     x, y = torch.tensor(rows[:, 1:]).float(), torch.tensor(rows[:, 0]).long()
@@ -168,36 +190,78 @@ def load(name, *, seed, classes=2):
 """
 
 
-def test_a_users_set_that_declares_nothing_is_hashed_by_what_it_loads_and_watched(
-    tmp_path, monkeypatch
-):
-    file, module = tmp_path / "own.csv", {}
-    monkeypatch.setenv("OWN_FILE", str(file))
-    exec(OWN, module)
-    run = spec(dataset="breast-cancer").model_copy(update={"seed": 3})  # it declares nothing either
-
-    def loaded() -> dict[str, str]:
-        return data_hash.load(run, module["load"]).content
-
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's set that declares no files; its run, and the file that it reads."""
+    (tmp_path / "own_set.py").write_text(OWN)
+    (name,) = registry.add("datasets", tmp_path / "own_set.py")
+    path_of = source_hash_module._path  # as if the file lay in benchmarks/datasets/
+    monkeypatch.setattr(
+        source_hash_module,
+        "_path",
+        lambda module: tmp_path / "own_set.py" if module.endswith(".own_set") else path_of(module),
+    )
+    file = tmp_path / "own.csv"
     file.write_text("0,1.5\n1,2.5\n")
-    assert data_hash.data_hash(run) == {}, "never loaded here: nothing is known"
-    first = loaded()
-    assert data_hash.data_hash(run) == first
+    monkeypatch.setenv("OWN_FILE", str(file))
+    yield spec(dataset=name, seed=3), file
+    sys.modules.pop(registry.modules("datasets").pop(name))
+
+
+def test_a_users_set_that_declares_nothing_is_hashed_by_what_it_loads_and_watched(own):
+    run, file = own
+    first = data_hash.data_hash(run)
+    assert data_hash.load(run, registry.load("datasets", "own-set")).content == first
     file.write_text("0,1.5\n1,3.5\n")
-    assert data_hash.data_hash(run) == {"data": data_hash.CHANGED}
-    assert loaded() != first
+    assert data_hash.data_hash(run) != first
     file.write_text("0,1.50\n1,2.5\n")
-    assert loaded() == first, "other bytes, the same numbers"
+    assert data_hash.data_hash(run) == first, "other bytes, the same numbers"
+    file.unlink()
+    assert data_hash.data_hash(run) == {}, "not at hand"
 
 
-def test_the_content_does_not_depend_on_the_seed(home):
-    contents = [
-        json.dumps(data_hash.ensure_known(spec(dataset="digits", seed=seed))) for seed in (0, 1)
-    ]
-    assert contents[0] == contents[1]
+def test_a_set_that_declares_nothing_is_loaded_once(own, monkeypatch):
+    run, _ = own
+    first = data_hash.data_hash(run)
+    monkeypatch.setattr(registry, "load", lambda *names: pytest.fail("loaded again"))
+    assert data_hash.data_hash(run) == first
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+@pytest.mark.parametrize("dataset", ["digits", "digits-images", "own-set"])
+@pytest.mark.parametrize("same", [True, False])
+def test_whoever_asks_is_told_the_same_of_sets_that_were_never_loaded_here(
+    dataset, same, at_hand, own, tmp_path, monkeypatch
+):
+    run = spec(dataset=dataset)
+    here = data_hash.data_hash(run)["data"]
+    expected = "" if same else OTHER_DATA
+    if not at_hand and dataset == "own-set":
+        own[1].unlink()
+        expected = ""  # the record's own hash stands
+    made = record(run, data=here if same else "0123456789abcdef")
+
+    records.write(tmp_path, made)
+    markers.write(tmp_path, run.bundle, [made])
+    askers = {
+        "plan": lambda: Present().outdated(made, run),
+        "run": lambda: "" if current.up_to_date(run, tmp_path) else OTHER_DATA,
+        "tables": lambda: "".join(current.choose([made], [run]).outdated["test"]),
+        "Snakemake": lambda: "".join(
+            markers.set_outdated_aside(tmp_path, {run.bundle: [run]}).values()
+        ),
+    }
+    for name, ask in askers.items():  # each with nothing known yet
+        monkeypatch.setenv("SAFLEX_HOME", str(tmp_path / name))
+        assert ask() == expected, name
+
+
+def test_the_content_does_not_depend_on_the_seed(own, home):
+    run, _ = own
+    found = [data_hash.data_hash(run.model_copy(update={"seed": seed})) for seed in (0, 1)]
+    assert found[0] == found[1]
     assert list((home / "loaded").glob("*.json"))
-    component = Component(name="digits", settings={"label_noise": 0.4})
-    assert not data_hash.declared(component)
+    assert not data_hash.declared(run.settings.dataset)
 
 
 def test_asking_needs_no_torch():

@@ -97,6 +97,14 @@ def test_nothing_is_mixed_where_validation_defines_no_metric(data):
     assert not any(name.startswith("ensemble/") for name in training.last)
 
 
+@pytest.mark.parametrize("train_on", ["validation", "train+validation"])
+def test_nothing_is_mixed_where_validation_rows_were_trained_on(data, train_on):
+    training = Training(spec(model={"ensemble": True}, epochs=1, train_on=train_on), data)
+    training.run()
+    assert training.best
+    assert not any(name.startswith("ensemble/") for name in {**training.last, **training.best})
+
+
 def test_zero_shot_is_its_own_ensemble(data):
     training = Training(spec(refiner="zero-shot", model={"ensemble": True}), data)
     training.run()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks import record as records
 from benchmarks import registry
-from benchmarks.suite import plan
+from benchmarks.suite import load, plan
 from benchmarks.tables import evaluate, tables
 from benchmarks.tables.cells import Row
 from benchmarks.tables.long import table_csv
-from benchmarks.tables.selection import READ_VALIDATION, at_partners_epoch, obstacle
+from benchmarks.tables.selection import READ_VALIDATION, at_partners_epoch, notes, obstacle
 from benchmarks.tracking import runs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -157,10 +158,10 @@ def test_a_class_missing_from_validation_leaves_that_selection_empty_with_a_note
 
 
 def test_notes_name_every_row_that_used_validation_data(suite):
-    notes = next(t for t in tables(suite, GOLDEN / "results") if t.id == "2").notes
-    assert any(n.startswith("train+val: trained on validation rows") for n in notes)
-    assert any(n.startswith("saflex, saflex-printed: labels or weights follow") for n in notes)
-    assert not any("extra real images" in n for n in notes)
+    found = next(t for t in tables(suite, GOLDEN / "results") if t.id == "2").notes
+    assert any(n.startswith("train+val: trained on validation rows") for n in found)
+    assert any(n.startswith("saflex, saflex-printed: labels or weights follow") for n in found)
+    assert not any("extra real images" in n for n in found)
 
 
 def test_extra_real_images_are_said_to_be_cubs_validation_set(suite):
@@ -177,4 +178,15 @@ def test_extra_real_images_are_said_to_be_cubs_validation_set(suite):
 def test_every_refiner_that_reads_validation_data_is_known_to_the_notes():
     for name, module in registry.modules("refiners").items():
         source = Path(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
-        assert ("context.validation(" in source) <= name.startswith(READ_VALIDATION), name
+        # The number of rows alone, for a table of memories, decides nothing.
+        reads = re.search(
+            r"(context\.validation\(|data\.validation\b)(?<!len\(data\.validation)", source
+        )
+        assert bool(reads) <= name.startswith(tuple(READ_VALIDATION)), name
+
+
+def test_the_note_on_lp_ft_says_what_it_chose_on_validation():
+    found = notes(plan(load("cpu"), table="4"))
+    assert any(
+        note.startswith("lp-ft: the strength of its probe follows the valid") for note in found
+    )

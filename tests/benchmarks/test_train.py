@@ -203,6 +203,41 @@ def test_a_metric_that_validation_does_not_define_selects_nothing():
     assert "test/auroc" in training.last
 
 
+def lacking(*names: str):
+    """Three classes, the last of which these splits lack."""
+    data = blobs()
+    splits = {name: getattr(data, name) for name in names}
+    return replace(data, **{n: Split(s.x[s.y < 2], s.y[s.y < 2]) for n, s in splits.items()})
+
+
+@pytest.mark.parametrize(
+    ("train_on", "lacks", "said"),
+    [
+        (
+            "train",
+            ("train",),
+            "the rows of train (80), which are trained on, have none of class '2'",
+        ),
+        ("validation", ("validation",), "the rows of validation (40), which"),
+        ("train+validation", ("train", "validation"), "the rows of train+validation (120), which"),
+        ("train+validation", ("train",), ""),
+        ("train", ("validation",), ""),
+    ],
+)
+def test_a_class_that_no_training_row_has_is_said(train_on, lacks, said):
+    notes = Training(spec(train_on=train_on), lacking(*lacks)).data.notes
+    assert [note for note in notes if "trained on" in note] == list(notes)
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
+
+
+def test_class_weights_are_refused_where_training_lacks_a_class():
+    with pytest.raises(
+        BenchmarkError, match=r"class_weights divide by .* class '2' has none: take more"
+    ):
+        Training(spec(class_weights=True), lacking("train"))
+
+
 def test_weighted_loss_is_torchs_where_nothing_is_refined():
     """Divided by the weights of the labels, as ``nn.CrossEntropyLoss(weight=...)`` divides."""
     torch.manual_seed(0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from benchmarks import suite as suites
+from benchmarks.data import Split
 from benchmarks.errors import BenchmarkError
 from benchmarks.studies import tuning
 from benchmarks.studies.tuning import SEED, Trial, draws, path_of, searched
@@ -134,6 +137,83 @@ def test_a_choice_survives_a_search_of_another_row(suite, tmp_path):
     assert [override.match["row"] for override in found] == [ROWS[2:3], ROWS[1:2]]
 
 
+@pytest.mark.parametrize(
+    "change", [{"protocol": 1}, {"source": "another"}, {"content": {"data": "0123456789abcdef"}}]
+)
+def test_a_trial_of_another_protocol_source_or_data_is_made_again(suite, tmp_path, change):
+    tuned(suite, tmp_path, "upstream-tuned")
+    path = path_of(tmp_path / "results", run_of(suite, "upstream-tuned"), 0)
+    made = Trial.model_validate_json(path.read_text())
+    wrong = {"metrics": {"val/auroc": 1.0, "val/nll": 0.0}, **change}
+    path.write_text(made.model_copy(update=wrong).model_dump_json())
+    tuned(suite, tmp_path, "upstream-tuned")
+    again = Trial.model_validate_json(path.read_text())
+    assert again.metrics == made.metrics
+    assert again.content == made.content != {}
+
+
+def test_a_trial_that_does_not_say_its_protocol_and_data_is_read_and_stands(suite, tmp_path):
+    tuned(suite, tmp_path, "upstream-tuned")
+    path = path_of(tmp_path / "results", run_of(suite, "upstream-tuned"), 0)
+    old = Trial.model_validate_json(path.read_text()).model_dump(exclude={"protocol", "content"})
+    path.write_text(json.dumps(old))
+    tuned(suite, tmp_path, "upstream-tuned")
+    assert json.loads(path.read_text()) == old
+
+
+def test_a_choice_says_what_it_was_made_from(suite, tmp_path):
+    tuned(suite, tmp_path, "upstream-tuned")
+    (found,) = suites.chosen(suite).tables["small"]
+    path = path_of(tmp_path / "results", run_of(suite, "upstream-tuned"), 0)
+    made = Trial.model_validate_json(path.read_text())
+    assert found.made_from == {"source": made.source, "protocol": "2", **made.content}
+
+
+@pytest.mark.parametrize(("longest", "epochs"), [(2.0, 1), (10.0, 2), (1e6, 2)])
+def test_a_length_is_reckoned_for_the_seconds_asked_for(suite, tmp_path, longest, epochs):
+    run = run_of(suite, "upstream-tuned")
+    path = (tmp_path / "tuning" / run.bundle).with_name("length.json")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"epochs": 1, "of": 2, "seconds_per_epoch": 2.0, "row": "x"}))
+    length = tuning._length(suite, run, tmp_path, longest=longest, device="cpu")
+    assert (length.epochs, length.longest, length.device) == (epochs, longest, "cpu")
+    assert tuning.Length.model_validate_json(path.read_text()) == length
+
+
+def test_a_length_on_another_device_is_measured_there(suite, tmp_path, monkeypatch):
+    run = run_of(suite, "upstream-tuned")
+    monkeypatch.setattr(
+        tuning, "_seconds_per_epoch", lambda spec, device: {"cpu": 5, "cuda": 1}[device]
+    )
+    found = [
+        tuning._length(suite, run, tmp_path, longest=2, device=device).epochs
+        for device in ("cpu", "cuda")
+    ]
+    assert found == [1, 2]
+
+
+def test_where_validation_lacks_a_class_nothing_is_chosen_and_it_is_said(
+    suite, tmp_path, monkeypatch
+):
+    from benchmarks.running import execute
+
+    original = execute.load_data
+
+    def lacking(spec, device):
+        data = original(spec, device)
+        rows = data.validation.y == 0
+        return replace(data, validation=Split(data.validation.x[rows], data.validation.y[rows]))
+
+    monkeypatch.setattr(execute, "load_data", lacking)
+    lines = tuned(suite, tmp_path, "upstream-tuned")
+    assert len(lines) == 4
+    assert all(
+        line.endswith("auroc is not defined, a class may be missing there") for line in lines
+    )
+    assert lines[-1].startswith("small/breast-cancer/mlp/cutmix/upstream-tuned: nothing chosen: ")
+    assert suites.chosen(suite).tables == {}
+
+
 def trial(number: int, value: float, nll: float = 0.5, status: str = "complete") -> Trial:
     metrics = {"val/auroc": value, "val/nll": nll}
     common = {"key": "k", "source": "s", "drawn": {}, "epochs": 1, "of": 1}
@@ -144,6 +224,7 @@ def test_the_best_validation_metric_wins_and_failed_trials_do_not():
     trials = [trial(0, 0.8), trial(1, 0.9, nll=0.6), trial(2, 0.9), trial(3, 0.99, status="failed")]
     assert tuning.chosen(trials, "auroc").number == 2
     assert tuning.chosen(trials[3:], "auroc") is None
+    assert tuning.chosen(trials, "average_precision") is None
 
 
 def test_a_choice_for_a_cell_that_is_gone_is_named(suite, tmp_path):

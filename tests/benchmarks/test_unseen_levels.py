@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
 
 import pytest
 import torch
 from fabricate import tabular as fabricate
+from small_runs import spec
 from torch import Tensor, nn
 
 from benchmarks import registry
@@ -15,6 +17,9 @@ from benchmarks.data import Data, Split
 from benchmarks.models.saint import Tokens
 from benchmarks.models.tabular import LevelEmbedding, TabularInput
 from benchmarks.running.stacked import Stack
+from benchmarks.spec import Component
+from benchmarks.tasks import Classification
+from benchmarks.train import Training
 
 TABULAR = sorted(
     name
@@ -42,6 +47,11 @@ def inputs_used(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     outputs = model(x)
     (outputs * torch.randn(outputs.shape, generator=stream(1))).sum().backward()
+    return with_gradient(model)
+
+
+def with_gradient(model: nn.Module) -> dict[str, Tensor]:
+    """Which vectors of the input layer have a gradient that is not 0."""
     used = {}
     for owner in model.modules():
         if isinstance(owner, TabularInput | Tokens):
@@ -73,6 +83,36 @@ def untrained(data: Data, name: str, *, limit: int = 2000) -> list[str]:
                 lost = flags & ~trained[key]
                 found |= {f"{key}[{row}]" for row in lost.nonzero().flatten().tolist()}
     return sorted(found)
+
+
+def unmoved(name: str, **changes) -> list[str]:
+    """Vectors that test rows read and that the training loop leaves as they were."""
+    codes = torch.tensor(
+        [*range(1, 25), *[25] * 24]
+    ).float()  # half of the rows hold a level of their own
+    values = torch.randn(48, generator=stream())
+    train = Split(torch.stack([codes, values], 1), torch.arange(48) % 2)
+    train.x[::5, 1] = torch.nan
+    held_out = Split(torch.tensor([[0.0, torch.nan], [25, 0.5], [0, 1]]), torch.tensor([0, 1, 0]))
+    data = Data(
+        name="loop", train=train, validation=held_out, test=held_out, num_classes=2, kind="tabular",
+        categories=(26, 0),
+    )  # fmt: skip
+    # Without weight decay, which moves what has no gradient too.
+    run = spec(optimizer="adam", weight_decay=0.0, batch_size=16, epochs=4, **changes)
+    model = Component(name=name, settings=MODELS[name])
+    settings = run.settings.model_copy(update={"model": model})
+    training = Training(run.model_copy(update={"settings": settings}), data)
+    before = deepcopy(training.model)
+    read = inputs_used(before, held_out.x)
+    training.run()
+    for old, new in zip(before.parameters(), training.model.parameters(), strict=True):
+        old.grad = new.detach() - old.detach()
+    moved = with_gradient(before)
+    lost = {key: flags & ~moved[key] for key, flags in read.items()}
+    return [
+        f"{key}[{row}]" for key, rows in lost.items() for row in rows.nonzero().flatten().tolist()
+    ]
 
 
 def column(train: list[int], *, levels: int, test: list[int] | None = None) -> Data:
@@ -136,7 +176,24 @@ def test_what_a_real_test_row_reads_was_trained_in_saint_on_few_rows(name, limit
     assert untrained(fewer, "saint", limit=500) == []
 
 
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "row", [{"upstream": "none", "clean_share": 0.0}, {}, {"refiner": "saflex"}], ids=str
+)
+def test_the_loop_itself_trains_what_a_test_row_reads(model, row):
+    assert unmoved(model, **row) == []
+
+
 class TestThisTestCanFail:
+    @pytest.mark.parametrize("model", MODELS)
+    def test_a_loop_that_shows_rows_as_they_are_leaves_the_unknown_where_it_was(
+        self, model, monkeypatch
+    ):
+        monkeypatch.setattr(
+            Classification, "rows", lambda self, split, index, streams: split.x[index]
+        )
+        assert unmoved(model, upstream="none", clean_share=0.0) == ["embeddings.0.weight[0]"]
+
     def test_without_rare_levels_turned_unknown_the_unknown_is_found_untrained(self, monkeypatch):
         data = column([1, 2, 2, 3, 3, 3], levels=4)
         assert untrained(data, "mlp") == []

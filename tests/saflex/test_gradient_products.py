@@ -24,7 +24,7 @@ from torch import nn
 
 from saflex import CrossEntropy, gradient_products, inner_products, validation_gradient
 from saflex.contrastive import caption_rows, contrastive_cross_entropy
-from saflex.validation import map_tensors
+from saflex.structures import map_tensors
 
 
 def direction(kind: str, model: nn.Module) -> dict:

@@ -1,4 +1,5 @@
-# Tables and figures from whatever records there are; cells that were not run say so.
+# Cards of the data at hand, then tables and figures from whatever records there are; cells that were not
+# run say so.
 
 
 rule tables:
@@ -8,7 +9,7 @@ rule tables:
         touch(f"{RESULTS}/done/tables"),
     log:
         f"{RESULTS}/logs/tables.log",
-    localrule: True  # seconds
+    localrule: True  # seconds; a card that is of the data at hand is not counted again
     conda:
         "../../environment.yml"
     params:
@@ -16,4 +17,5 @@ rule tables:
         results=lambda wildcards: RESULTS,
         source=module_hash("benchmarks.tables", "benchmarks.studies.curves"),
     shell:
-        "python -m benchmarks tables --suite {params.suite:q} --results {params.results:q} > {log:q} 2>&1"
+        "(python -m benchmarks cards --missing --suite {params.suite:q} --results {params.results:q} &&"
+        " python -m benchmarks tables --suite {params.suite:q} --results {params.results:q}) > {log:q} 2>&1"
