@@ -112,10 +112,11 @@ def random_combinations(
     logits: Tensor, leaves: Mapping[str, Tensor], *, count: int
 ) -> list[Combination]:
     """The same few every time, one backward pass each; the graph of the logits is kept."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     found = []
     for _ in range(count):
-        u = torch.randn(logits.shape, generator=generator).to(logits.device, logits.dtype)
+        u = torch.randn(logits.shape, generator=generator, device="cpu")
+        u = u.to(logits.device, logits.dtype)
         found.append(Combination(u, gradient_of((logits * u).sum(), leaves, keep_graph=True)))
     return found
 
