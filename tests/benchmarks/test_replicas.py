@@ -75,7 +75,8 @@ def test_the_same_results_as_one_after_the_other(row, model):
         assert one.curves.keys() == other.curves.keys()
         for selection in ("last", "best_validation"):
             for split in ("val", "test"):
-                for metric, tolerance in (("auroc", 1e-4), ("nll", 1e-3)):
+                # A row whose gain is within rounding of zero may be accepted in one and not in the other.
+                for metric, tolerance in (("auroc", 1e-4), ("nll", 3e-3)):
                     name = f"{split}/{metric}"
                     assert other.metrics[selection][name] == pytest.approx(
                         one.metrics[selection][name], abs=tolerance
