@@ -1,4 +1,4 @@
-"""The image-text task in the one loop: SAFLEX's Pi against brute force, controls by name, records, resuming."""
+"""The image-text task: SAFLEX's Pi against brute force, controls by name, records, resuming."""
 
 from __future__ import annotations
 
