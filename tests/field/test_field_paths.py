@@ -102,7 +102,7 @@ def test_the_workflow_runs_in_a_hostile_folder(hostile, tmp_path):
 
 
 @report(
-    BY_HAND, "`results=~/x`, `suite=~/x.yaml`, `uri=sqlite:///~/x.db`", "`~` is the user's home"
+    "uv 9326", "`results=~/x`, `suite=~/x.yaml`, `uri=sqlite:///~/x.db`", "`~` is the user's home"
 )
 def test_a_tilde_is_expanded_in_every_setting(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
