@@ -46,10 +46,12 @@ def run_of(suite, row: str):
     return next(run for run in searched(suite, table=None, datasets=[], rows=[row]))
 
 
-def tuned(suite, tmp_path, *rows: str, **changes) -> list[str]:
+def tuned(suite, tmp_path, *rows: str, trials: int = 3, **changes) -> list[str]:
     lines: list[str] = []
     runs = searched(suite, table=None, datasets=[], rows=list(rows))
-    tuning.tune(suite, tmp_path / "results", runs=runs, report=lines.append, **changes)
+    tuning.tune(
+        suite, tmp_path / "results", runs=runs, trials=trials, report=lines.append, **changes
+    )
     return lines
 
 
