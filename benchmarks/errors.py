@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -35,6 +36,20 @@ class AllFailed(BenchmarkError):
     """Every run of a command failed. They are recorded, so the DAG goes on to tables that say so."""
 
     status = 3
+
+
+def fault(error: BaseException, *, file: str = "") -> str:
+    """Say in a line where somebody's code stumbled, over what, and with which words.
+
+    Parameters
+    ----------
+    file : of the code's author; the deepest line of it is named, else the deepest of all.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    at = ([frame for frame in frames if frame.filename == file] or frames)[-1]
+    words = " ".join(str(error).split())
+    kind = type(error).__name__ + (", which ends the program" * isinstance(error, SystemExit))
+    return f"{at.filename}, line {at.lineno}: {kind}" + (f": {words[:500]}" if words else "")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
