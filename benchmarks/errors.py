@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 # What a user mends outside the program; any other OSError is a defect and shows where it came from.
@@ -36,6 +37,21 @@ class AllFailed(BenchmarkError):
     """Every run of a command failed. They are recorded, so the DAG goes on to tables that say so."""
 
     status = 3
+
+
+@contextmanager
+def machine_refusals() -> Iterator[None]:
+    """Turn what the machine refuses while the block runs into one line with its place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        raise BenchmarkError(
+            f"{error.strerror}{place}; what was finished is kept and nothing is half-written: "
+            "the same command goes on once this is mended"
+        ) from error
 
 
 def fault(error: BaseException, *, file: str = "") -> str:
