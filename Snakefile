@@ -14,25 +14,28 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from benchmarks import suite as suites
-from benchmarks.errors import AllFailed, BenchmarkError
+from benchmarks.errors import AllFailed, BenchmarkError, machine_refusals
 from benchmarks.forecast import cost
 from benchmarks.running import markers
 from benchmarks.verbs.workflow import configured
 from benchmarks.running.source_hash import module_hash
 
 try:
-    CONFIG, SUITE = configured(config)
-    BUNDLES = suites.bundles(suites.to_run(SUITE))
-    COST = cost.per_bundle(SUITE)
+    with machine_refusals():
+        # The jobs of this command write `--config` anew, from what it was read as here.
+        CONFIG, SUITE = configured(config, sys.argv if workflow.is_main_process else ())
+        RESULTS = CONFIG.results
+        BUNDLES = suites.bundles(suites.to_run(SUITE))
+        COST = cost.per_bundle(SUITE)
+        outdated = {}
+        markers.settle(Path(RESULTS))
+        if workflow.is_main_process:  # a job of a bundle leaves the other bundles' markers alone
+            outdated = markers.set_outdated_aside(Path(RESULTS), BUNDLES)
 except BenchmarkError as error:
     sys.exit("\n".join(f"error: {line}" for line in str(error).splitlines()))
 FIRST = {bundle: specs[0] for bundle, specs in BUNDLES.items()}
-RESULTS = CONFIG.results
-markers.settle(Path(RESULTS))
-if workflow.is_main_process:  # a job of a bundle leaves the other bundles' markers alone
-    outdated = markers.set_outdated_aside(Path(RESULTS), BUNDLES)
-    for reason, count in sorted(Counter(outdated.values()).items()):
-        print(f"{count} bundles to be run again: {reason}", file=sys.stderr)
+for reason, count in sorted(Counter(outdated.values()).items()):
+    print(f"{count} bundles to be run again: {reason}", file=sys.stderr)
 
 # `python` in a rule is the one that runs this, unless `--sdm conda` puts another before it.
 here = str(Path(sys.executable).parent)

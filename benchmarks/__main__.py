@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import sources
-from benchmarks.errors import MACHINE_ERRORS, BenchmarkError
+from benchmarks.errors import BenchmarkError, machine_refusals
 from benchmarks.verbs import generate, track
 from benchmarks.verbs.options import Results, SuiteName, folder_of
 
@@ -36,8 +36,9 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")
     try:
         _refuse_elsewhere()
-        sources.settle_variables()
-        app()
+        with machine_refusals():
+            sources.settle_variables()
+            app()
     except BenchmarkError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -48,16 +49,6 @@ def main() -> None:
                 "interrupted: what was finished is kept, the same command goes on", file=sys.stderr
             )
         raise
-    except OSError as error:
-        if error.errno not in MACHINE_ERRORS:
-            raise
-        place = f": {error.filename}" if error.filename else ""
-        print(
-            f"error: {error.strerror}{place}; what was finished is kept and nothing is half-written: "
-            "the same command goes on once this is mended",
-            file=sys.stderr,
-        )
-        sys.exit(2)
 
 
 def _refuse_elsewhere() -> None:

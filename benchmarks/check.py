@@ -135,7 +135,9 @@ def _keywords(family: str, name: str) -> tuple[dict[str, TypeAdapter], tuple[str
 
 def _signature(tree: ast.Module, node: ast.stmt | None) -> ast.FunctionDef | None:
     """Find the function whose keywords are the settings: itself, or the class's or its base's `__init__`."""
-    while isinstance(node, ast.ClassDef):
+    seen: list[ast.stmt] = []
+    while isinstance(node, ast.ClassDef) and node not in seen:  # `class L(L)` extends another L
+        seen.append(node)
         own = [s for s in node.body if isinstance(s, ast.FunctionDef) and s.name == "__init__"]
         if own:
             return own[0]
@@ -143,7 +145,7 @@ def _signature(tree: ast.Module, node: ast.stmt | None) -> ast.FunctionDef | Non
         if base in ("", "Refiner", "Upstream"):  # they take no settings
             return ast.parse("def __init__(self, subject): ...").body[0]
         node = _named(tree, base)
-    return node
+    return None if isinstance(node, ast.ClassDef) else node
 
 
 def _named(tree: ast.Module, name: str) -> ast.stmt | None:

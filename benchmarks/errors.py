@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 # What a user mends outside the program; any other OSError is a defect and shows where it came from.
@@ -35,6 +37,35 @@ class AllFailed(BenchmarkError):
     """Every run of a command failed. They are recorded, so the DAG goes on to tables that say so."""
 
     status = 3
+
+
+@contextmanager
+def machine_refusals() -> Iterator[None]:
+    """Turn what the machine refuses while the block runs into one line with its place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        raise BenchmarkError(
+            f"{error.strerror}{place}; what was finished is kept and nothing is half-written: "
+            "the same command goes on once this is mended"
+        ) from error
+
+
+def fault(error: BaseException, *, file: str = "") -> str:
+    """Say in a line where somebody's code stumbled, over what, and with which words.
+
+    Parameters
+    ----------
+    file : of the code's author; the deepest line of it is named, else the deepest of all.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    at = ([frame for frame in frames if frame.filename == file] or frames)[-1]
+    words = " ".join(str(error).split())
+    kind = type(error).__name__ + (", which ends the program" * isinstance(error, SystemExit))
+    return f"{at.filename}, line {at.lineno}: {kind}" + (f": {words[:500]}" if words else "")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 import re
 import sys
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.errors import BenchmarkError, UnknownName
+from benchmarks.errors import BenchmarkError, UnknownName, fault
 
 FAMILIES = ("datasets", "upstream", "refiners", "models")
 SINGULAR = {
@@ -140,12 +139,8 @@ def _named(what: str) -> Iterator[None]:
         yield
     except BenchmarkError:
         raise
-    except Exception as error:
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        raise BenchmarkError(
-            f"{what} cannot be imported: {at.filename}, line {at.lineno}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise BenchmarkError(f"{what} cannot be imported: {fault(error)}") from error
 
 
 def load(family: str, name: str) -> Callable:
@@ -182,7 +177,15 @@ def parsed(path: Path) -> ast.Module:
         The file is no Python, or cannot be read.
     """
     try:
-        return ast.parse(path.read_bytes(), filename=str(path))
+        if not path.is_file() and path.exists():  # to open a pipe would wait for its writer
+            raise BenchmarkError(f"{path} is no file: expected Python source")
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+        ast.unparse(tree)  # as whoever plans does, a level of the tree at a time
+        return tree
+    except (RecursionError, MemoryError) as error:
+        raise BenchmarkError(
+            f"{path} is nested too deeply to be read: split its longest term"
+        ) from error
     except (SyntaxError, ValueError) as error:  # null bytes are a ValueError in Python 3.11
         line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
         reason = getattr(error, "msg", None) or error

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from benchmarks.errors import BenchmarkError, DataError
 # A file changed less than this long ago may change again under the same time stamp.
 SETTLED_SECONDS = 2.0
 
+HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 FIRST_BYTES = {".arff": (b"@", b"%"), ".gz": b"\x1f\x8b", ".tgz": b"\x1f\x8b", ".npz": b"PK"}
 
 
@@ -45,10 +47,22 @@ def path_given(text: str | Path) -> Path:
 
 
 def settle_variables() -> None:
-    """Make the folders that environment variables name whole paths, for this process and its children."""
+    """Make the folders that environment variables name whole paths, for this process and its children.
+
+    Raises
+    ------
+    BenchmarkError
+        SAFLEX_DATA names no folder: every set would be missing, and be downloaded anew.
+    """
     for name in ("SAFLEX_DATA", "SAFLEX_HOME"):
         if text := os.environ.get(name):
-            os.environ[name] = str(path_given(text).absolute())
+            path = path_given(text).absolute()
+            if name == "SAFLEX_DATA" and not path.is_dir():
+                raise BenchmarkError(
+                    f"the environment variable {name} names {path}, which is no folder: name the folder of "
+                    "your data, or unset it"
+                )
+            os.environ[name] = str(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +89,13 @@ class Source:
     also: tuple[str, ...] = ()
     size: int = 0
     partial: bool = False
+
+    def __post_init__(self) -> None:
+        for given in filter(None, (self.checksum, *self.also)):
+            if given.partition(":")[0] not in HEX_DIGITS:
+                raise DataError(
+                    f"checksum {given!r} of {self.name}: expected md5:... or sha256:..."
+                )
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -234,12 +255,29 @@ def known(source: Source, path: Path) -> tuple[str, ...]:
     """Checksums that a file may have: its source's, else what its publisher stated when it was fetched.
 
     The latter is kept beside the file, and holds for a copy in SAFLEX_DATA as well. Empty: none known.
+
+    Raises
+    ------
+    DataError
+        What lies beside the file is no checksum.
     """
     if source.accepted:
         return source.accepted
     beside = (place.with_name(place.name + ".checksum") for place in (path, raw_path(source)))
-    return next(
-        (tuple(p.read_text(encoding="utf-8").split()[:1]) for p in beside if p.is_file()), ()
+    return next(((_stated(place),) for place in beside if place.is_file()), ())
+
+
+def _stated(beside: Path) -> str:
+    """Read a checksum as it is written here, such as ``md5:...``, or by md5sum, sha256sum and their like."""
+    word = beside.read_bytes()[:1024].decode("utf-8", "replace").partition("\n")[0].lower()
+    match = re.match(r"\s*\\?(?:(\w+):)?([0-9a-f]+)(?:\s|$)", word)
+    if match:
+        for algorithm, digits in HEX_DIGITS.items():
+            if len(match[2]) == digits and match[1] in (None, algorithm):
+                return f"{algorithm}:{match[2]}"
+    raise DataError(
+        f"{beside} holds no checksum: expected md5:... or sha256:..., or what md5sum writes; correct it, or "
+        "delete it"
     )
 
 

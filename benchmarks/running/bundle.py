@@ -58,7 +58,7 @@ def run_leased(
                 done += run_marked(specs, results, device=device, processes=at_once, **options)
             except Interrupted:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # somebody's model may call `sys.exit`
                 if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
                     raise
                 if not isinstance(error, BenchmarkError):

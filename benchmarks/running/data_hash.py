@@ -16,17 +16,19 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from inspect import unwrap
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import registry, sources
-from benchmarks.errors import DataError
+from benchmarks.errors import BenchmarkError, DataError, fault
 from benchmarks.generate import manifest as manifests
 from benchmarks.running.source_hash import module_hash
 from benchmarks.spec import Component, RunSpec
 
 if TYPE_CHECKING:
-    from benchmarks.data import Data
+    from benchmarks.data import Data, Split
 
 DATA, IMAGES = "data", "images"
 
@@ -113,33 +115,102 @@ def _loaded_hash(component: Component) -> str:
 
 
 def _read(component: Component, loader: Callable[..., Data], *, seed: int) -> Data:
-    """Call a loader, a user's own as well; what is wrong with its files is one error with its name."""
+    """Call a loader, a user's own as well; what is wrong with it or its files is one error with its name."""
     try:
         data = loader(component.name, seed=seed, **component.settings)
-        return _finite(data) if data.kind == "tabular" else data
+        _check(data)
+        return data
     except DataError as error:
         if component.name in str(error):
             raise
         raise DataError(f"{component.name}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        from benchmarks.running.machine import out_of_memory
+
+        if isinstance(error, BenchmarkError) or out_of_memory(error):
+            raise  # said in a line by who builds the run
         # `pandas.errors` by name: importing pandas is for who reads tables.
-        if not (isinstance(error, FILE_FAULTS) or type(error).__module__ == "pandas.errors"):
-            raise  # a fault of the code, whose traceback its author needs
-        reason = " ".join(str(error).split())
+        if isinstance(error, FILE_FAULTS) or type(error).__module__ == "pandas.errors":
+            reason = " ".join(str(error).split())
+            told = f"its files cannot be read: {type(error).__name__}: {reason}"
+        else:
+            file = getattr(getattr(unwrap(loader), "__code__", None), "co_filename", "")
+            told = f"its loader fails: {fault(error, file=file)}"
+        raise DataError(f"{component.name}: {told}") from error
+
+
+def _check(data: Data) -> None:
+    """Refuse data that no run could be right on, whoever made them (`benchmarks.data.Data`).
+
+    Raises
+    ------
+    DataError
+        The loader gave something else, splits of unequal length or width, labels that are no classes, or
+        an infinite input, which makes every weight of a model NaN.
+    """
+    from benchmarks.data import Data, Split
+
+    if not isinstance(data, Data):
         raise DataError(
-            f"{component.name}: its files cannot be read: {type(error).__name__}: {reason}"
-        ) from error
+            f"its loader gives a {type(data).__name__}: expected a benchmarks.data.Data"
+        )
+    if data.kind not in ("tabular", "image"):
+        raise DataError(f"kind {data.kind!r}: expected 'tabular' or 'image'")
+    if not isinstance(data.num_classes, Integral) or data.num_classes < 2:
+        raise DataError(f"num_classes is {data.num_classes!r}: expected a whole number from 2")
+    for part in ("train", "validation", "test", "extra"):
+        split = getattr(data, part)
+        if isinstance(split, Split):
+            _check_split(data, part, split)
+        elif part != "extra" or split is not None:
+            raise DataError(f"{part} is a {type(split).__name__}: expected a benchmarks.data.Split")
 
 
-def _finite(data: Data) -> Data:
-    """Give tabular data back, or refuse an infinite input, which makes every weight of a model NaN."""
-    for part in ("train", "validation", "test"):
-        if (infinite := getattr(data, part).x.isinf()).any():
-            row, column = infinite.nonzero()[0].tolist()
+def _check_split(data: Data, part: str, split: Split) -> None:
+    from torch import Tensor, float32, int64
+
+    x, y, classes = split.x, split.y, data.num_classes
+    tabular = data.kind == "tabular"
+    for name, rows in (("inputs", x), ("labels", y)):
+        if not isinstance(rows, Tensor):
+            raise DataError(f"{part} {name} are a {type(rows).__name__}: expected a tensor")
+    if y.ndim != 1 or y.dtype != int64:
+        raise DataError(
+            f"{part} labels are {y.dtype} of shape {tuple(y.shape)}: expected int64 (N,)"
+        )
+    if x.ndim != (2 if tabular else 4) or len(x) != len(y) or (tabular and x.dtype != float32):
+        raise DataError(
+            f"{part} inputs are {x.dtype} of shape {tuple(x.shape)} for {len(y)} labels: expected "
+            + ("float32 (N, F)" if tabular else "(N, 3, H, W)")
+            + ", a row for each label"
+        )
+    if not len(y):
+        raise DataError(f"{part} has no rows")
+    if x.shape[1:] != data.train.x.shape[1:]:
+        shapes = tuple(x.shape[1:]), tuple(data.train.x.shape[1:])
+        raise DataError(
+            f"{part} inputs have shape {shapes[0]} a row, those of training {shapes[1]}"
+        )
+    if len(wrong := ((y < 0) | (y >= classes)).nonzero()):
+        row = wrong[0].item()
+        raise DataError(
+            f"{part} row {row + 1} has label {y[row].item()}: expected 0 to {classes - 1}, as num_classes "
+            f"is {classes}"
+        )
+    if tabular and (infinite := x.isinf()).any():
+        row, column = infinite.nonzero()[0].tolist()
+        raise DataError(f"{part} rows hold an infinite input: row {row + 1}, column {column + 1}")
+    if data.categories and len(data.categories) != x.shape[1]:
+        raise DataError(
+            f"{len(data.categories)} categories of {x.shape[1]} columns: expected one for each"
+        )
+    for column, levels in enumerate(data.categories):
+        codes = x[:, column]
+        if levels and not ((codes >= 0) & (codes < levels) & (codes == codes.floor())).all():
             raise DataError(
-                f"{part} rows hold an infinite input: row {row + 1}, column {column + 1}"
+                f"{part} column {column + 1} holds more than whole codes 0 to {levels - 1} of its "
+                f"{levels} categories"
             )
-    return data
 
 
 def _key(component: Component) -> list[Any]:

@@ -22,7 +22,8 @@ def show(
     suite: Suite, results: Path, *, table: str | None = None, console: Console | None = None
 ) -> None:
     """Print a line a bundle and the totals."""
-    console, present = console or Console(), Present()
+    # What a suite says is text: [x] and :x: in it are no markup.
+    console, present = console or Console(markup=False, emoji=False), Present()
     specs = to_run(suite, table=table)
     shown = Table("bundle", "runs", "current", "stale", "reduced", title=suite.title)
     found: list[Record] = []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.errors import BenchmarkError, DataError
+from benchmarks.errors import BenchmarkError, DataError, fault
 from benchmarks.running import machine
 from benchmarks.running.execute import load_data
 from benchmarks.spec import RunSpec
@@ -54,8 +54,8 @@ def _problem(spec: RunSpec, device: str) -> str:
         return f"not tried: {absent}"
     except (BenchmarkError, SaflexError) as refusal:
         return str(refusal)
-    except Exception as error:  # whatever somebody's file does when it is used
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    except (Exception, SystemExit) as error:  # whatever somebody's file does when it is used
+        return fault(error)
     finally:
         machine.free_memory()
     return ""
@@ -75,10 +75,10 @@ def one_step(spec: RunSpec, device: str) -> None:
     try:
         training.run(after_step=_stop)
     except _Stopped:
-        training._check_losses()
-    index = training._order()[: spec.settings.recipe.batch_size]
+        training.check_losses()
+    index = training.order()[: spec.settings.recipe.batch_size]
     with untouched(f"upstream {spec.settings.upstream.name!r}"):
-        _, augmented = training._inputs(index)
+        _, augmented = training.inputs(index)
     if training.refiner.trains:
         with untouched(f"refiner {spec.settings.refiner.name!r}"), training._autocast():
             training.refiner(augmented)

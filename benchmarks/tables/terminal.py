@@ -12,9 +12,9 @@ from benchmarks.tables.layout import DASH, SELECTION_NAMES, entry, metric_name
 from benchmarks.tables.verdicts import Graded
 
 MARKS = {
-    "reproduced": "[green]✓[/]",
-    "contradicted": "[red]✗[/]",
-    "undecided": "[yellow]?[/]",
+    "reproduced": ("✓", "green"),
+    "contradicted": ("✗", "red"),
+    "undecided": ("?", "yellow"),
 }
 
 
@@ -27,15 +27,18 @@ def summary(evaluated: Evaluated, *, selection: str = "last", console=None) -> N
     console : a `rich.console.Console`; default: the terminal.
     """
     from rich.console import Console
+    from rich.text import Text
 
     console = console or Console()
     graded = evaluated.claims[selection]
     for table in evaluated.tables:
         mine = [g for g in graded if g.table == table.id and g.claim.kind == "metric"]
         title = f"Table {table.id}: {table.title}" if table.title else f"Table {table.id}"
-        console.print(f"\n[bold]{title}[/]")
+        console.print(
+            Text(f"\n{title}", style="bold")
+        )  # never as markup: suites name what they like
         if warning := protocols.warning(table.protocol):
-            console.print(f"[yellow]{warning}[/]")
+            console.print(Text(warning, style="yellow"))
         console.print(_grid(table, mine, selection))
         for count, what in _not_shown(table, selection):
             if count:
@@ -50,6 +53,7 @@ def summary(evaluated: Evaluated, *, selection: str = "last", console=None) -> N
 def _grid(table: Table, graded: list[Graded], selection: str):
     from rich import box
     from rich.table import Table as Grid
+    from rich.text import Text
 
     cells = [c for c in _primary(table, selection) if c.n or c.status.startswith("failed")]
     in_paper = any(not math.isnan(cell.paper_mean) for cell in cells)
@@ -64,15 +68,17 @@ def _grid(table: Table, graded: list[Graded], selection: str):
     for cell in cells:
         if (heading := _heading(cell)) != before:
             grid.add_section()
-            grid.add_row(f"[italic]{heading}[/]")
+            grid.add_row(Text(heading, style="italic"))
             before = heading
         laid = entry(cell)
-        shown = [f"[dim]{laid.ours.split(':')[0]}[/]" if laid.missing else laid.ours]
+        ours = laid.ours.split(":")[0] if laid.missing else laid.ours
+        shown = [Text(ours, style="dim" if laid.missing else "")]
         if in_paper:
             difference = f" ({laid.difference})" if laid.difference else ""
-            shown.append((laid.paper or DASH).split(" ")[0] + difference)
+            shown.append(Text((laid.paper or DASH).split(" ")[0] + difference))
         name = f"{cell.refiner}, {cell.upstream}" if several else cell.refiner
-        grid.add_row(f"  {name}", *shown, _verdicts([g for g in graded if _is_about(g, cell)]))
+        verdicts = _verdicts([g for g in graded if _is_about(g, cell)])
+        grid.add_row(Text(f"  {name}"), *shown, Text.assemble(*verdicts))
     return grid
 
 
@@ -86,17 +92,18 @@ def _is_about(line: Graded, cell: Cell) -> bool:
     return tuple(line.row) == row and tuple(line.column) == (cell.dataset, cell.split)
 
 
-def _verdicts(graded: list[Graded]) -> str:
-    """Marks with the rows compared with, such as ``✓ upstream, none ✗ clean+aug``."""
-    parts = []
+def _verdicts(graded: list[Graded]) -> list[str | tuple[str, str]]:
+    """Marks, with their colours, and the rows compared with, such as ``✓ upstream, none ✗ clean+aug``."""
+    parts: list[str | tuple[str, str]] = []
     for verdict, mark in MARKS.items():
         names = [
             f"{'<' if g.claim.direction == '<' else ''}{g.baseline.refiner}"
             for g in graded
             if kind(g) == verdict
         ]
-        parts += [f"{mark} {', '.join(names)}"] if names else []
-    return " ".join(parts)
+        if names:
+            parts += [" " if parts else "", mark, f" {', '.join(names)}"]
+    return parts
 
 
 def _primary(table: Table, selection: str) -> list[Cell]:

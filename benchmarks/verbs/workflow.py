@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
@@ -37,13 +39,18 @@ class Configuration(Frozen):
         return shlex.join(shlex.split(value))
 
 
-def configured(given: Mapping[str, Any]) -> tuple[Configuration, Suite]:
+def configured(given: Mapping[str, Any], words: Iterable[str] = ()) -> tuple[Configuration, Suite]:
     """Check the workflow's settings and load its suite; paths in them are whole, defaults filled in.
+
+    Parameters
+    ----------
+    words : the command line, where it is the user's own.
 
     Raises
     ------
     BenchmarkError
-        A line for each setting that is unknown, with the nearest known one, or has no such value.
+        A line for each setting that is unknown, with the nearest known one, or has no such value; a text
+        that Snakemake did not read as it was written; results that are no folder.
     """
     from benchmarks.tracking import store
 
@@ -52,8 +59,14 @@ def configured(given: Mapping[str, Any]) -> tuple[Configuration, Suite]:
         found = Configuration.model_validate(dict(given))
     except ValidationError as error:
         raise BenchmarkError(explain("--config", error, Configuration)) from error
+    _as_written(found, words)
     suite = load(found.suite)
     results = sources.path_given(found.results) if found.results else f"results/{suite.name}"
+    there = next((p for p in (Path(results), *Path(results).parents) if p.exists()), None)
+    if there and not there.is_dir():
+        raise BenchmarkError(
+            f"--config: results: {there} is no folder: give another (given {results})"
+        )
     whole = {
         "suite": str(sources.path_given(found.suite)),
         "results": str(results),
@@ -61,3 +74,25 @@ def configured(given: Mapping[str, Any]) -> tuple[Configuration, Suite]:
         "processes": found.processes or suite.processes,
     }
     return found.model_copy(update=whole), suite
+
+
+def _as_written(found: Configuration, words: Iterable[str]) -> None:
+    """Refuse a text that Snakemake read as another one: it takes values for YAML (` #`, line ends)."""
+    written = {}
+    for word in words:
+        if match := re.fullmatch(
+            r"(?:--config=|-C)?(suite|results|uri|generate)=(.*)", word, re.DOTALL
+        ):
+            written[match[1]] = match[2].strip()
+    for key, text in written.items():
+        if text[:1] in ("'", '"'):
+            continue  # YAML's own quotes: written for Snakemake
+        try:
+            meant = getattr(Configuration.model_validate({key: text}), key)
+        except ValidationError:
+            meant = None
+        if meant != (read := getattr(found, key)):
+            raise BenchmarkError(
+                f"--config: {key}: Snakemake reads {text!r} as {read!r}, since ` #` begins a comment there "
+                "and a line end is a space: give it without them"
+            )

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import yaml
 from reports import BY_HAND, report
 
 from benchmarks import __main__ as command_line
@@ -181,6 +182,48 @@ def test_one_crash_does_not_end_the_bundles_after_it(suite, tmp_path, monkeypatc
     assert last == "error: tiny/breast-cancer/mlp/none/none: RuntimeError: somebody's bug"
     assert "Traceback" in told, "a defect shows where it came from"
     assert [r.spec.row for r in records.load_all(tmp_path / "results")] == ["upstream"]
+
+
+@pytest.mark.parametrize("status", [0, None, "no"])
+@report(
+    BY_HAND,
+    "a model that calls `sys.exit` when it is built",
+    "the bundle is named, those after it are run; status 2 instead of silence and 0",
+)
+def test_what_ends_the_program_ends_a_bundle(suite, tmp_path, monkeypatch, capsys, status):
+    whole = execute.load_data
+
+    def leave(spec, device):
+        return sys.exit(status) if spec.row == "none" else whole(spec, device)
+
+    monkeypatch.setattr(execute, "load_data", leave)
+    given = ("run", "-s", suite, "--results", tmp_path / "results", "--device", "cpu")
+    assert verb(monkeypatch, *given) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: tiny/breast-cancer/mlp/none/none: SystemExit")
+    assert [r.spec.row for r in records.load_all(tmp_path / "results")] == ["upstream"]
+
+
+@report(
+    BY_HAND,
+    "`[/x]`, `[red]` and `:x:` in the titles of a suite and its tables, in `reduced`",
+    "printed as they are by `plan` and `tables`",
+)
+def test_brackets_are_no_markup(suite, tmp_path, monkeypatch, capsys):
+    content = yaml.safe_load(suite.read_text())
+    odd = "[/x] [red] :x:"
+    content["title"] = odd
+    (table,) = content["tables"].values()
+    table |= {"title": odd, "reduced": odd}
+    suite.write_text(yaml.safe_dump(content))
+    given = ("-s", suite, "--results", tmp_path / "results")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert verb(monkeypatch, "plan", *given) == 0
+    assert capsys.readouterr().out.count(odd) >= 3
+    assert verb(monkeypatch, "run", *given, "--device", "cpu") == 0
+    capsys.readouterr()
+    assert verb(monkeypatch, "tables", "--no-figures", *given) == 0
+    assert capsys.readouterr().out.count(odd) == 1
 
 
 @report(

@@ -119,6 +119,7 @@ def test_a_tilde_is_expanded_in_options_and_variables(tmp_path, monkeypatch, cap
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(SUITE)
+    (tmp_path / "data").mkdir()
     monkeypatch.setenv("SAFLEX_DATA", "~/data")
     monkeypatch.setenv("SAFLEX_HOME", "~/home")
     assert bench(monkeypatch, "tables", "--no-figures", "-s", "~/x.yaml", "--results", "~/r") == 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from reports import BY_HAND, report
 
-from benchmarks import registry
+from benchmarks import check, registry
 from benchmarks import suite as suites
 from benchmarks.errors import BenchmarkError, UnknownName
 from benchmarks.running import source_hash
@@ -147,3 +148,57 @@ def test_a_file_that_cannot_be_imported_is_one_line(tmp_path):
     with pytest.raises(BenchmarkError, match=r"imports_nothing\.py, line 1: ModuleNotFoundError"):
         registry.add("datasets", path)
     assert "imports-nothing" not in registry.modules("datasets")
+
+
+@report(
+    BY_HAND,
+    "a plug-in that calls `sys.exit()` when it is imported",
+    "one line with its file and line from `run`, `fetch` and `doctor`; it had been silence and status 0",
+)
+def test_a_file_that_ends_the_program_is_one_line(tmp_path):
+    path = tmp_path / "leaves.py"
+    path.write_text("import sys\n\nsys.exit()\n" + GOOD.replace('"mine"', '"leaves"'))
+    with pytest.raises(
+        BenchmarkError, match=r"leaves\.py, line 3: SystemExit, which ends the program"
+    ):
+        registry.add("datasets", path)
+
+
+@pytest.mark.parametrize("terms", [600, 3_000, 30_000])
+@report(
+    BY_HAND,
+    "a plug-in with a sum of 600, 3,000 or 30,000 terms, deeper than Python parses",
+    "named and skipped; every other suite is planned",
+)
+def test_what_is_nested_too_deeply_is_skipped(folder, capsys, terms):
+    skipped(folder, capsys, "mine.py", b"X = 1" + b" + 1" * terms + b"\n", "nested too deeply")
+
+
+@report(
+    BY_HAND,
+    "a pipe or a folder named x.py among the plug-ins",
+    "named and skipped; a pipe had stopped every plan",
+)
+def test_what_is_no_file_is_skipped(folder, capsys):
+    os.mkfifo(folder / "pipe.py")
+    (folder / "within.py").mkdir()
+    assert planned()
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" is no file")[0] for line in said] == [
+        str(folder / name) for name in ("pipe.py", "within.py")
+    ]
+    assert all("expected Python source; the file is skipped" in line for line in said)
+
+
+@report(
+    BY_HAND,
+    "a class of a plug-in that is its own base, in a circle or through another",
+    "planned with whatever settings are given; it had hung",
+)
+@pytest.mark.parametrize("bases", [("L", "L"), ("M", "L")])
+def test_bases_in_a_circle_end(folder, bases):
+    code = f'from benchmarks.registry import register\n\n\n@register("mine")\nclass L({bases[0]}): ...\n'
+    (folder / "mine.py").write_text(code + f"\n\nclass M({bases[1]}): ...\n")
+    check._keywords.cache_clear()
+    assert check._of_settings("datasets", "mine", '{"anything": 1}') == ()
+    check._of_settings.cache_clear()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from reports import BY_HAND, report
 
+from benchmarks.data import Data, Split
 from benchmarks.datasets import click, credit, prepared, tabular, volkert
 from benchmarks.datasets.tabular import Raw, from_frame, read_arff
 from benchmarks.errors import DataError
@@ -335,11 +336,108 @@ def test_a_loader_of_somebody(tmp_path, content, said):
     assert line(caught).startswith("mine: ")
     assert said in str(caught.value)
 
-    def wrong(name, *, seed):
-        raise KeyError("a fault of the code")
 
-    with pytest.raises(KeyError):
-        data_hash._read(Component(name="mine"), wrong, seed=0)
+def refused(loader) -> str:
+    with pytest.raises(DataError) as caught:
+        data_hash._read(Component(name="mine"), loader, seed=0)
+    return line(caught)
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (KeyError("label"), "KeyError: 'label'"),
+        (StopIteration(), "StopIteration"),
+        (ValueError(), "ValueError"),
+        (ValueError("a\nb"), "ValueError: a b"),
+        (SystemExit(0), "SystemExit, which ends the program: 0"),
+    ],
+)
+@report(
+    BY_HAND,
+    "a fault in the code of a user's own loader, one without words, `raise SystemExit(0)`",
+    "one line with the data set, file, line and reason; the status is not 0",
+)
+def test_a_loader_with_a_fault(raised, said):
+    def loader(name, *, seed):
+        raise raised
+
+    number = loader.__code__.co_firstlineno + 1
+    assert refused(loader) == f"mine: its loader fails: {__file__}, line {number}: {said}"
+
+
+@report(
+    BY_HAND,
+    "a loader whose fault shows in another's code: a column that is not there",
+    "the loader's own line is named",
+)
+def test_the_place_is_the_loader_s():
+    def loader(name, *, seed):
+        return frame()["nowhere"]
+
+    said = refused(loader)
+    assert f"{__file__}, line {loader.__code__.co_firstlineno + 1}: KeyError: 'nowhere'" in said
+
+
+def test_too_little_memory_is_left_to_who_builds_the_run():
+    def loader(name, *, seed):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        data_hash._read(Component(name="mine"), loader, seed=0)
+
+
+def made(**changes) -> Data:
+    """What a loader gives that makes its tensors itself."""
+    split = Split(torch.rand(10, 2), torch.arange(10) % 2)
+    parts = {"train": split, "validation": split, "test": split} | changes
+    return Data(**{"name": "mine", "num_classes": 2, "kind": "tabular"} | parts)
+
+
+X, Y = torch.zeros(10, 2), torch.zeros(10, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, "its loader gives a NoneType: expected a benchmarks.data.Data"),
+        ((X, Y), "its loader gives a tuple: expected"),
+        (made(test=(X, Y)), "test is a tuple: expected a benchmarks.data.Split"),
+        (made(test=Split(X, Y[:9])), "test inputs are torch.float32 of shape (10, 2) for 9 labels"),
+        (made(test=Split(X[:0], Y[:0])), "test has no rows"),
+        (
+            made(test=Split(X[:, :1], Y)),
+            "test inputs have shape (1,) a row, those of training (2,)",
+        ),
+        (made(test=Split(X.double(), Y)), "test inputs are torch.float64 of shape (10, 2)"),
+        (made(test=Split(X.numpy(), Y)), "test inputs are a ndarray: expected a tensor"),
+        (made(validation=Split(X, Y + 9)), "validation row 1 has label 9: expected 0 to 1"),
+        (made(extra=Split(X, Y - 1)), "extra row 1 has label -1: expected 0 to 1"),
+        (made(train=Split(X, Y.float())), "train labels are torch.float32 of shape (10,)"),
+        (made(train=Split(X, Y[:, None])), "train labels are torch.int64 of shape (10, 1)"),
+        (made(num_classes=1), "num_classes is 1: expected a whole number from 2"),
+        (made(num_classes=2.0), "num_classes is 2.0: expected a whole number"),
+        (made(kind="text"), "kind 'text': expected 'tabular' or 'image'"),
+        (made(kind="image"), "train inputs are torch.float32 of shape (10, 2) for 10 labels"),
+        (made(categories=(0,)), "1 categories of 2 columns"),
+        (
+            made(categories=(0, 2), test=Split(X + 2, Y)),
+            "train column 2 holds more than whole codes",
+        ),
+    ],
+)
+@report(
+    BY_HAND,
+    "a loader gives 40 inputs and 39 labels, labels 9 and -1 of two classes, one class, nothing",
+    "refused with data set, split and what was expected; it had been measured, or a traceback",
+)
+def test_data_that_are_not_sound(data, said):
+    assert refused(lambda name, *, seed: data).startswith(f"mine: {said}")
+
+
+def test_data_that_are_sound():
+    data = made(categories=(0, 2), **{p: Split(X, Y) for p in ("train", "validation", "test")})
+    assert data_hash._read(Component(name="mine"), lambda name, *, seed: data, seed=0) is data
 
 
 @report(

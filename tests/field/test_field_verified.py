@@ -16,11 +16,13 @@ from benchmarks import sources
 from benchmarks import suite as suites
 from benchmarks.__main__ import app
 from benchmarks.datasets import appetency, click, cub, iwildcam_wilds, medmnist, volkert
-from benchmarks.errors import DataError
+from benchmarks.errors import BenchmarkError, DataError
 from benchmarks.fetch import fetch
 from benchmarks.forecast import doctor
 from benchmarks.generate import diffusion_weights
+from benchmarks.running import data_hash
 from benchmarks.sources import Source
+from benchmarks.spec import Component
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from fabricate import image_folders
@@ -103,6 +105,68 @@ def test_a_checksum_once_known_verifies(data, tmp_path, capsys, place):
     path.write_bytes(ARFF + b"0,3\n")
     with pytest.raises(DataError, match="is truncated or altered: expected md5:"):
         fetch(["volkert"])
+
+
+@report(
+    BY_HAND,
+    "a `.checksum` beside a file as md5sum and sha256sum write it",
+    "read: the file is verified by it, or refused",
+)
+def test_a_checksum_as_md5sum_writes_it(data):
+    path = put(data, volkert.ARFF, ARFF)
+    beside = Path(f"{path}.checksum")
+    for algorithm in ("md5", "sha1", "sha256", "sha512"):
+        found = sources.checksum(path, algorithm)
+        for written in (found, found.upper(), f"{found.partition(':')[2]}  {path.name}\n"):
+            beside.write_text(written)
+            assert sources.locate_any((volkert.ARFF,)).standing == f"verified ({found})"
+    beside.write_text("0" * 32 + f" *{path.name}\n")
+    with pytest.raises(DataError, match="is truncated or altered: expected md5:000"):
+        sources.locate(volkert.ARFF)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"crc32:1a2b3c4d", b"md5:12", b"\xff\x00\xfe", b"", b"<html>", b"sha256:" + b"0" * 32],
+)
+@report(
+    BY_HAND,
+    "a `.checksum` beside a file that is none: `crc32:...`, cut short, binary, empty",
+    "one line with its path from `fetch`, `doctor` and `run`",
+)
+def test_what_is_no_checksum(data, tmp_path, content):
+    path = put(data, volkert.ARFF, ARFF)
+    Path(f"{path}.checksum").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        fetch(["volkert"])
+    assert str(caught.value).startswith(
+        f"volkert: {path}.checksum holds no checksum: expected md5:"
+    )
+    assert len(str(caught.value).splitlines()) == 1
+    (found,) = doctor.data(suite(tmp_path, "volkert"))
+    assert (found.level, "holds no checksum" in found.text) == ("missing", True)
+    assert data_hash.of_data_set(Component(name="volkert")) is None  # the loader says why
+
+
+def test_a_source_of_an_unknown_algorithm_is_refused():
+    with pytest.raises(DataError, match="'crc32:0' of A file: expected md5:"):
+        Source(name="A file", path="x", checksum="crc32:0")
+
+
+@report(
+    BY_HAND,
+    "SAFLEX_DATA names a folder that is not there, or a file",
+    "one line with the variable; every set had been missing, and fetched anew",
+)
+def test_a_data_folder_that_is_not_there(data, monkeypatch):
+    with pytest.raises(
+        BenchmarkError, match=f"variable SAFLEX_DATA names {data}, which is no folder"
+    ):
+        sources.settle_variables()
+    data.mkdir()
+    sources.settle_variables()
+    monkeypatch.setenv("SAFLEX_DATA", "")
+    sources.settle_variables()
 
 
 @pytest.mark.parametrize("source", [volkert.ARFF, click.ARFF, appetency.COMPLETE])
