@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -31,10 +32,25 @@ class DataError(BenchmarkError):
     """A data file that is missing, truncated or altered."""
 
 
+class MachineError(BenchmarkError):
+    """The machine refuses what the next step needs as well: nothing is tried after it."""
+
+
 class AllFailed(BenchmarkError):
     """Every run of a command failed. They are recorded, so the DAG goes on to tables that say so."""
 
     status = 3
+
+
+def stumbled(error: BaseException) -> str:
+    """Say in a line where somebody's file fails and with what: the place, the kind, the reason."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    reason = " ".join(str(error).split())
+    if isinstance(error, SystemExit):  # it would end the whole command without a word
+        kind = f"it ends the program itself (sys.exit({reason})): raise an error instead"
+    else:
+        kind = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    return f"{at.filename}, line {at.lineno}: {kind}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.errors import BenchmarkError, DataError
+from benchmarks.errors import BenchmarkError, DataError, stumbled
 from benchmarks.running import machine
 from benchmarks.running.execute import load_data
 from benchmarks.spec import RunSpec
@@ -54,6 +54,8 @@ def _problem(spec: RunSpec, device: str) -> str:
         return f"not tried: {absent}"
     except (BenchmarkError, SaflexError) as refusal:
         return str(refusal)
+    except SystemExit as end:
+        return stumbled(end)
     except Exception as error:  # whatever somebody's file does when it is used
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     finally:
