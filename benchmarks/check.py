@@ -155,7 +155,9 @@ def _signature(tree: ast.Module, node: ast.stmt | None) -> ast.FunctionDef | Non
     """Find the function whose keywords are the settings: itself, or the class's or its base's `__init__`."""
     seen: list[ast.stmt] = []
     while isinstance(node, ast.ClassDef):
-        if node in seen:  # a base of its own name is another module's, whose keywords are not known here
+        if (
+            node in seen
+        ):  # a base of its own name is another module's, whose keywords are not known here
             return None
         seen.append(node)
         own = [s for s in node.body if isinstance(s, ast.FunctionDef) and s.name == "__init__"]

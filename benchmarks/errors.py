@@ -44,7 +44,8 @@ class AllFailed(BenchmarkError):
 
 def stumbled(error: BaseException) -> str:
     """Say in a line where somebody's file fails and with what: the place, the kind, the reason."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
+    # `exit()` is a frozen module's, which nobody looks for.
+    *_, at = (f for f in traceback.extract_tb(error.__traceback__) if "<frozen" not in f.filename)
     reason = " ".join(str(error).split())
     if isinstance(error, SystemExit):  # it would end the whole command without a word
         kind = f"it ends the program itself (sys.exit({reason})): raise an error instead"

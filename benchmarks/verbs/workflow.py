@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import click
+import typer
 from pydantic import Field, ValidationError, field_validator
 
 from benchmarks import sources
@@ -34,7 +36,21 @@ class Configuration(Frozen):
     @field_validator("generate")
     @classmethod
     def _words(cls, value: str) -> str:
-        return shlex.join(shlex.split(value))
+        words = shlex.split(value)
+        from benchmarks.verbs import generate
+
+        command = typer.main.get_command(generate.app).commands["make"]
+        rule = {"dataset": "DATA", "images": "IMAGES"}  # what rule `generate` says itself
+        named = [word for name, text in rule.items() for word in (f"--{name}", text)]
+        try:
+            context = command.make_context("make", [*named, *words])
+        except click.ClickException as error:
+            raise ValueError(f"`generate make` takes no such options: {error.message}") from error
+        except click.exceptions.Exit as end:
+            raise ValueError("expected options of `generate make`, not its help") from end
+        if {name: context.params[name] for name in rule} != rule:
+            raise ValueError("the workflow says --dataset and --images itself: leave them out")
+        return shlex.join(words)
 
 
 def configured(given: Mapping[str, Any]) -> tuple[Configuration, Suite]:
