@@ -77,7 +77,7 @@ def one_step(spec: RunSpec, device: str) -> None:
     try:
         training.run(after_step=_stop)
     except _Stopped:
-        training._check_losses()
+        training.check_losses()
     index = training._order()[: spec.settings.recipe.batch_size]
     with untouched(f"upstream {spec.settings.upstream.name!r}"):
         _, augmented = training._inputs(index)

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import click
 import typer
 from pydantic import Field, ValidationError, field_validator
 
@@ -44,10 +43,11 @@ class Configuration(Frozen):
         named = [word for name, text in rule.items() for word in (f"--{name}", text)]
         try:
             context = command.make_context("make", [*named, *words])
-        except click.ClickException as error:
-            raise ValueError(f"`generate make` takes no such options: {error.message}") from error
-        except click.exceptions.Exit as end:
+        except typer.Exit as end:
             raise ValueError("expected options of `generate make`, not its help") from end
+        except Exception as error:  # of kinds that typer keeps to itself
+            reason = getattr(error, "message", error)
+            raise ValueError(f"`generate make` takes no such options: {reason}") from error
         if {name: context.params[name] for name in rule} != rule:
             raise ValueError("the workflow says --dataset and --images itself: leave them out")
         return shlex.join(words)
