@@ -78,9 +78,9 @@ def one_step(spec: RunSpec, device: str) -> None:
         training.run(after_step=_stop)
     except _Stopped:
         training.check_losses()
-    index = training._order()[: spec.settings.recipe.batch_size]
+    index = training.order()[: spec.settings.recipe.batch_size]
     with untouched(f"upstream {spec.settings.upstream.name!r}"):
-        _, augmented = training._inputs(index)
+        _, augmented = training.inputs(index)
     if training.refiner.trains:
         with untouched(f"refiner {spec.settings.refiner.name!r}"), training._autocast():
             training.refiner(augmented)
