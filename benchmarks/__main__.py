@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from benchmarks import sources
-from benchmarks.errors import BenchmarkError, machine_refusals
+from benchmarks.errors import BenchmarkError, fault, machine_refusals
 from benchmarks.verbs import generate, track
-from benchmarks.verbs.options import Results, SuiteName, folder_of
+from benchmarks.verbs.options import Results, SuiteName, finite, folder_of
 
 app = typer.Typer(
     name="saflex-bench",
@@ -44,11 +45,20 @@ def main() -> None:
             print(f"error: {line}", file=sys.stderr)
         sys.exit(error.status)
     except SystemExit as end:
+        if not _is_ours(end):
+            print(f"error: {fault(end)}", file=sys.stderr)
+            sys.exit(2)
         if end.code == INTERRUPTED:
             print(
                 "interrupted: what was finished is kept, the same command goes on", file=sys.stderr
             )
         raise
+
+
+def _is_ours(end: SystemExit) -> bool:
+    """Whether the command line ended itself: a loader or model that does it would pass for success."""
+    *_, last = traceback.walk_tb(end.__traceback__)
+    return last[0].f_globals["__name__"].partition(".")[0] in ("typer", "click")
 
 
 def _refuse_elsewhere() -> None:
@@ -164,7 +174,9 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU if any")
     ] = None,
-    checkpoint_minutes: Annotated[float, typer.Option(help="between checkpoints of a run")] = 10.0,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, callback=finite, help="between checkpoints of a run")
+    ] = 10.0,
     processes: Annotated[
         int | None,
         typer.Option(min=1, help="runs of a bundle at once on one device; default: by the suite"),
@@ -242,11 +254,12 @@ def tables(
     figures: Annotated[bool, typer.Option(help="draw the figures too")] = True,
 ) -> None:
     """Rebuild tables, claims and figures from the records."""
+    from benchmarks import record
     from benchmarks import suite as suites
     from benchmarks import tables as building
 
     loaded = suites.load(suite)
-    folder = folder_of(loaded.name, results)
+    folder = record.folder_with_records(folder_of(loaded.name, results))
     evaluated = building.evaluate(loaded, folder)
     written = building.build(evaluated, folder, figures=figures)
     if "2" in loaded.tables:
@@ -304,7 +317,8 @@ def tune(
     row: Annotated[list[str] | None, typer.Option("--row", "-r", help="tuned rows only")] = None,
     trials: Annotated[int, typer.Option(min=1, help="random settings a row and cell")] = 30,
     longest: Annotated[
-        float, typer.Option(min=0.1, help="seconds a trial may take; else fewer epochs")
+        float,
+        typer.Option(min=0.1, callback=finite, help="seconds a trial may take; else fewer epochs"),
     ] = 30.0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
 ) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, StrictFloat, StrictInt, TypeAdapter, ValidationError
 
 from benchmarks import registry
 from benchmarks.errors import BenchmarkError, suggestion
@@ -46,6 +46,19 @@ COMMON = {
     "evaluation_batch": {"ge": 1},
     "dropout": {"ge": 0, "lt": 1},
     "eps": {"ge": 0, "le": 1},
+}
+Bound = Literal["gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length"]
+FIT = TypeAdapter(dict[Literal["dataset", "model", "upstream", "refiner"], str | tuple[str, ...]])
+# What a declaration must be, for pydantic and in words.
+SHAPES = {
+    "LIMITS": (
+        TypeAdapter(dict[str, dict[Bound, StrictInt | StrictFloat] | tuple[Any, ...]]),
+        'bounds or choices by setting, such as {"power": {"gt": 0}, "drop": ("both", "unchanged")}',
+    ),
+    "OFFERS": (TypeAdapter(tuple[str, ...]), 'words, such as ("image",)'),
+    "NEEDS": (FIT, 'words by part of a run, such as {"model": "pairs"}'),
+    "REFUSES": (FIT, 'words by part of a run, such as {"model": "pairs"}'),
+    "PASSES_ON": (TypeAdapter(str), "the name of a class or function of the module"),
 }
 TYPES = {"Any": Any, "Sequence": Sequence, "Literal": Literal, "__builtins__": __builtins__}
 
@@ -98,6 +111,11 @@ def _of_settings(family: str, name: str, content: str) -> tuple[str, ...]:
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             found.append(f"{what}: {key}: {reason[0].lower()}{reason[1:]} (given {value})")
+        except TypeError as error:  # such as "gt" for a text
+            raise BenchmarkError(
+                f"{registry.file_of(family, name)}: LIMITS: {key!r} has a bound that does not go with its "
+                f"annotation: {error}"
+            ) from error
     return tuple(found)
 
 
@@ -141,7 +159,7 @@ def _signature(tree: ast.Module, node: ast.stmt | None) -> ast.FunctionDef | Non
         own = [s for s in node.body if isinstance(s, ast.FunctionDef) and s.name == "__init__"]
         if own:
             return own[0]
-        base = ast.unparse(node.bases[0]) if node.bases else ""
+        base = getattr(node.bases[0], "id", "elsewhere") if node.bases else ""
         if base in ("", "Refiner", "Upstream"):  # they take no settings
             return ast.parse("def __init__(self, subject): ...").body[0]
         node = _named(tree, base)
@@ -170,9 +188,18 @@ def _saflex_form(family: str, name: str) -> SaflexSettings | None:
     """Give the form of the library's settings that a SAFLEX row starts from; None for other refiners."""
     node = registry.definition(family, name)
     for statement in node.body if family == "refiners" else ():
-        written = ast.unparse(statement)
-        if written.startswith("form = SaflexSettings"):
-            return eval(written.partition("= ")[2], {"SaflexSettings": SaflexSettings})
+        call = getattr(statement, "value", None)
+        called = getattr(call, "func", None)  # `SaflexSettings(...)` or `SaflexSettings.printed()`
+        if registry.assigned(statement) == "form" and "SaflexSettings" in (
+            getattr(called, "id", ""),
+            getattr(getattr(called, "value", None), "id", ""),
+        ):
+            try:
+                return eval(ast.unparse(call), {"SaflexSettings": SaflexSettings})
+            except Exception as error:
+                raise BenchmarkError(
+                    f"{registry.file_of(family, name)}, line {statement.lineno}: form: {error}"
+                ) from error
     return None
 
 
@@ -199,17 +226,29 @@ def _of_fit(names: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
 
 @cache
 def _declared(family: str, name: str, constant: str) -> Any:
-    """Read a constant of a name's module; where it gives one value for each name, that of this one."""
-    value = registry.declared(family, name, constant)
-    if value is None:
+    """Read a constant of a name's module; where it gives one value for each name, that of this one.
+
+    Raises
+    ------
+    BenchmarkError
+        It is no literal, or not of the shape that `SHAPES` wants.
+    """
+    written = registry.declared(family, name, constant)
+    if written is None:
         return None
+    at = f"{registry.file_of(family, name)}, line {written.lineno}: {constant}"
     try:
-        value = ast.literal_eval(value)
-    except ValueError as error:
+        value = ast.literal_eval(written)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise BenchmarkError(
-            f"{registry.module_name(family, name)}: {constant} is read without importing the module: "
-            "expected a literal"
+            f"{at} is read without importing the module: expected a literal"
         ) from error
     if isinstance(value, dict) and value.keys() <= registry.modules(family).keys():
-        return value.get(name)
-    return value
+        value = value.get(name)
+    if value is None:
+        return None
+    shape, expected = SHAPES[constant]
+    try:
+        return shape.validate_python(value)
+    except ValidationError as error:
+        raise BenchmarkError(f"{at}: expected {expected} (given {value!r})") from error

@@ -33,6 +33,10 @@ class DataError(BenchmarkError):
     """A data file that is missing, truncated or altered."""
 
 
+class MachineError(BenchmarkError):
+    """The machine refuses what the next step needs as well: nothing is tried after it."""
+
+
 class AllFailed(BenchmarkError):
     """Every run of a command failed. They are recorded, so the DAG goes on to tables that say so."""
 
@@ -61,11 +65,15 @@ def fault(error: BaseException, *, file: str = "") -> str:
     ----------
     file : of the code's author; the deepest line of it is named, else the deepest of all.
     """
-    frames = traceback.extract_tb(error.__traceback__)
+    # `exit()` is a frozen module's, which nobody looks for.
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "<frozen" not in f.filename]
     at = ([frame for frame in frames if frame.filename == file] or frames)[-1]
-    words = " ".join(str(error).split())
-    kind = type(error).__name__ + (", which ends the program" * isinstance(error, SystemExit))
-    return f"{at.filename}, line {at.lineno}: {kind}" + (f": {words[:500]}" if words else "")
+    words = " ".join(str(error).split())[:500]
+    if isinstance(error, SystemExit):  # it would end the whole command without a word
+        kind = f"it ends the program itself (sys.exit({words})): raise an error instead"
+    else:
+        kind = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return f"{at.filename}, line {at.lineno}: {kind}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

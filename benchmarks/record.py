@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import MACHINE_ERRORS, BenchmarkError
 from benchmarks.spec import Frozen, RunSpec
 
 SCHEMA = 1
@@ -120,6 +120,10 @@ def replacing(target: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         fresh.chmod(0o644)
         os.replace(fresh, target)
+    except OSError as error:
+        if error.filename is None and error.errno in MACHINE_ERRORS:  # a full disk names no file
+            error.filename = str(target)
+        raise
     finally:
         fresh.unlink(missing_ok=True)
 
@@ -139,6 +143,13 @@ def read(path: Path) -> Record:
             "was edited or written by another version; delete it and run the same command again"
         )
     return record
+
+
+def folder_with_records(results: Path) -> Path:
+    """Give a results folder back, or refuse one that holds no records, such as a misspelt one."""
+    if not (place := results / "records").is_dir():
+        raise BenchmarkError(f"{place} is not there: run the suite first, or name its --results")
+    return results
 
 
 def load_all(results: Path) -> Iterator[Record]:

@@ -33,6 +33,7 @@ SINGULAR = {
 
 # Constants that modules give to who plans a run and does not import them (`benchmarks.check`).
 DECLARATIONS = {"LIMITS", "OFFERS", "NEEDS", "REFUSES", "PASSES_ON"}
+TOO_DEEP = "is nested too deeply for Python to read: split its longest expression"
 NAME = r"[a-z0-9][a-z0-9+._-]*"  # as suites spell them
 
 _registered: dict[tuple[str, str], Callable] = {}
@@ -154,18 +155,29 @@ def load(family: str, name: str) -> Callable:
 @cache
 def source(family: str, name: str) -> ast.Module:
     """Give the syntax tree of the module that registers a name, not imported."""
-    holder = module_name(family, name)
-    # Not by `find_spec`, which imports the package around the module, and torch with it.
-    here = Path(__file__).parent / family / f"{holder.rpartition('.')[2]}.py"
-    return parsed(Path(sys.modules[holder].__file__) if holder in sys.modules else here)
+    return parsed(file_of(family, name))
 
 
 def declared(family: str, name: str, constant: str) -> ast.expr | None:
     """Read what a name's module assigns to a constant, without importing it; None if it does not."""
     for node in source(family, name).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == constant:
+        if assigned(node) == constant:
             return node.value
     return None
+
+
+def assigned(node: ast.stmt) -> str:
+    """Name that a statement assigns to, with an annotation or without; '' if it is none."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    return getattr(target, "id", "")
+
+
+def file_of(family: str, name: str) -> Path:
+    """Place of the module that registers a name, not imported."""
+    holder = module_name(family, name)
+    # Not by `find_spec`, which imports the package around the module, and torch with it.
+    here = Path(__file__).parent / family / f"{holder.rpartition('.')[2]}.py"
+    return Path(sys.modules[holder].__file__) if holder in sys.modules else here
 
 
 def parsed(path: Path) -> ast.Module:
@@ -174,22 +186,18 @@ def parsed(path: Path) -> ast.Module:
     Raises
     ------
     BenchmarkError
-        The file is no Python, or cannot be read.
+        The file is no Python, nested too deeply for it, or cannot be read.
     """
+    if path.exists() and not path.is_file():  # to read a pipe would be to wait for ever
+        raise BenchmarkError(f"{path} is no regular file")
     try:
-        if not path.is_file() and path.exists():  # to open a pipe would wait for its writer
-            raise BenchmarkError(f"{path} is no file: expected Python source")
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-        ast.unparse(tree)  # as whoever plans does, a level of the tree at a time
-        return tree
-    except (RecursionError, MemoryError) as error:
-        raise BenchmarkError(
-            f"{path} is nested too deeply to be read: split its longest term"
-        ) from error
+        return ast.parse(path.read_bytes(), filename=str(path))
     except (SyntaxError, ValueError) as error:  # null bytes are a ValueError in Python 3.11
         line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
         reason = getattr(error, "msg", None) or error
         raise BenchmarkError(f"{path} is no Python{line}: {reason}") from error
+    except (RecursionError, MemoryError) as error:
+        raise BenchmarkError(f"{path} {TOO_DEEP}") from error
     except OSError as error:
         raise BenchmarkError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -36,8 +36,10 @@ def path_given(text: str | Path) -> Path:
     Raises
     ------
     BenchmarkError
-        ``~somebody`` whom this machine does not know, or a character that no path may have.
+        ``~somebody`` whom this machine does not know, a character that no path may have, or none at all.
     """
+    if not str(text):
+        raise BenchmarkError("an empty path was given: name a folder or a file (. is this folder)")
     if "\0" in str(text):
         raise BenchmarkError(f"path {str(text)!r} holds a zero byte: no file has such a name")
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 TrainOn = Literal["train", "train+validation", "validation"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+._-]*$")]
@@ -19,6 +19,16 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", serialize_by_alias=True, validate_by_name=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`seeds: true` would be one seed: to pydantic, as to Python, true is 1."""
+        if isinstance(value, bool):
+            kind = cls.model_fields[info.field_name].annotation
+            if {int, float} & {kind, *get_args(kind)}:
+                raise ValueError("expected a number, not true or false")
+        return value
 
 
 class Recipe(Frozen):

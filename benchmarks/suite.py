@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from benchmarks import check, registry, sources
 from benchmarks.errors import BenchmarkError, suggestion
@@ -19,7 +19,20 @@ from saflex.settings import SaflexSettings
 MOST_SEEDS = 1000  # above, a slip of the keyboard
 PRIOR = ("eps", "beta", "tau")  # of a table's `saflex:` settings, what decides a label where Pi = 0
 Metric = Literal["accuracy", "auroc", "macro_f1", "balanced_accuracy"]
-Several = Annotated[list[Name], Field(min_length=1)]
+
+
+def _each_once(names: list[str]) -> list[str]:
+    """Refuse a name that is there twice: its second rows would be the first's, without a word."""
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice!r} is there twice: leave one out")
+    return names
+
+
+Several = Annotated[
+    list[Name],
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_each_once),
+]
 Entries = Annotated[dict[Name, "Entry"], Field(min_length=1)]
 SUITES = Path(str(files("benchmarks"))) / "suites"
 
@@ -85,7 +98,7 @@ class TableSpec(Frozen):
     @classmethod
     def _list_is_mapping(cls, value: Any) -> Any:
         if isinstance(value, list):
-            return {name: {} for name in map(str, value)}
+            return {name: {} for name in _each_once([str(name) for name in value])}
         if isinstance(value, dict):
             return {name: entry or {} for name, entry in value.items()}
         return value
@@ -189,6 +202,8 @@ def chosen(suite: Suite) -> Chosen:
 
 def _read(path: Path, kind: type[Checked]) -> Checked:
     """Read and check a YAML file."""
+    if not path.is_file():  # to read a pipe would be to wait for ever
+        raise BenchmarkError(f"{path} is no regular file")
     try:
         return kind.model_validate(yaml.load(path.read_bytes(), Loader=_Strict))
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, OSError) as error:

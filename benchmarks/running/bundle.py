@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import MACHINE_ERRORS, AllFailed, BenchmarkError
+from benchmarks.errors import MACHINE_ERRORS, AllFailed, BenchmarkError, MachineError, fault
 from benchmarks.record import MORE_MEMORY, OUT_OF_MEMORY, Record
 from benchmarks.running import devices, machine, markers
 from benchmarks.running.current import up_to_date
@@ -43,11 +43,11 @@ def run_leased(
         A line for each bundle that crashed, after the others were run.
     AllFailed
         No run came to its end.
-    Interrupted, OSError
+    Interrupted, MachineError, OSError
         At once: on a signal; where the machine refuses what the next bundle needs as well.
     """
     # Before any lock; with none named the lease decides what CUDA sees, which must not be asked before.
-    if device or os.environ.get("SAFLEX_DEVICE"):
+    if device is not None or os.environ.get("SAFLEX_DEVICE"):
         device = machine.chosen_device(device)
     at_once = devices.fitting(processes, memory_mb) if processes > 1 else 1
     done: list[Record] = []
@@ -56,9 +56,11 @@ def run_leased(
         for specs in bundles:
             try:
                 done += run_marked(specs, results, device=device, processes=at_once, **options)
-            except Interrupted:
+            except (Interrupted, MachineError):
                 raise
-            except (Exception, SystemExit) as error:  # somebody's model may call `sys.exit`
+            except SystemExit as end:  # of somebody's file: it would end all bundles, as if done
+                crashed.append(f"{specs[0].bundle}: {fault(end)}")
+            except Exception as error:
                 if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
                     raise
                 if not isinstance(error, BenchmarkError):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, MachineError
 
 POLL_SECONDS = 0.5
 
@@ -45,8 +45,10 @@ def bundle_lock(
 
     Raises
     ------
+    MachineError
+        The lock cannot be written: nor could that of another bundle.
     BenchmarkError
-        The lock cannot be written, or somebody else still holds the bundle after `timeout` seconds.
+        Somebody else still holds the bundle after `timeout` seconds.
     """
     path = lock_path(results, bundle)
     lock = FileLock(path)
@@ -56,7 +58,7 @@ def bundle_lock(
         holder_path(path).write_text(json.dumps(_me()) + "\n", encoding="utf-8")
     except OSError as error:
         lock.release()
-        raise BenchmarkError(
+        raise MachineError(
             f"cannot take the lock {path} ({error.strerror or error}): the results folder must be "
             "writable and have space; free it or give another with --results"
         ) from error

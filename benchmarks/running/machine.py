@@ -54,10 +54,11 @@ def chosen_device(named: str | None = None) -> str:
     here = ["cpu"]
     if torch.cuda.is_available():
         here += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    asked = named or os.environ.get("SAFLEX_DEVICE") or here[:2][-1]
+    given = named is not None
+    asked = named if given else os.environ.get("SAFLEX_DEVICE") or here[:2][-1]
     if asked in here:
         return asked
-    by = "" if named else "SAFLEX_DEVICE: "
+    by = "" if given else "SAFLEX_DEVICE: "
     if re.fullmatch(r"cuda(:\d+)?", asked):
         why = "torch sees no NVIDIA GPU with a driver" if len(here) == 1 else "there is no such GPU"
     else:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from benchmarks import registry
+from benchmarks.errors import BenchmarkError
 from benchmarks.spec import RunSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +58,8 @@ def module_hash(*names: str) -> str:
     """Hash modules and everything they import within this repository."""
     digest = hashlib.sha256()
     for name in sorted(dependencies(names)):
-        digest.update(f"{name}\x1f{_fingerprint(name)}\x1e".encode())
+        with _shallow(name):
+            digest.update(f"{name}\x1f{_fingerprint(name)}\x1e".encode())
     return digest.hexdigest()[:16]
 
 
@@ -68,8 +71,18 @@ def dependencies(names: Iterable[str]) -> set[str]:
         name = waiting.pop()
         if name not in found and name not in NEUTRAL:
             found.add(name)
-            waiting += _imports(name)
+            with _shallow(name):
+                waiting += _imports(name)
     return found
+
+
+@contextmanager
+def _shallow(name: str) -> Iterator[None]:
+    """Name a module whose tree is deeper than the walks below can go; Python may parse it all the same."""
+    try:
+        yield
+    except RecursionError as error:
+        raise BenchmarkError(f"{_path(name)} {registry.TOO_DEEP}") from error
 
 
 def _components(spec: RunSpec) -> list[str]:
@@ -108,18 +121,13 @@ def _fingerprint(name: str) -> str:
     """Dump of a module's syntax tree without docstrings: what the interpreter acts on."""
     tree = ast.parse(ast.unparse(_tree(name)))
     # What planning alone reads decides no result (`benchmarks.check`).
-    tree.body = [node for node in tree.body if not _declares(node)]
+    tree.body = [n for n in tree.body if registry.assigned(n) not in registry.DECLARATIONS]
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 node.body = node.body[1:]
     return ast.dump(tree)
-
-
-def _declares(node: ast.stmt) -> bool:
-    target = node.targets[0] if isinstance(node, ast.Assign) else None
-    return getattr(target, "id", "") in registry.DECLARATIONS
 
 
 @cache

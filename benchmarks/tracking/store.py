@@ -9,14 +9,17 @@ import json
 import logging
 import re
 import sqlite3
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.request import url2pathname, urlopen
 
 from benchmarks import sources
 from benchmarks.errors import BenchmarkError
@@ -33,6 +36,9 @@ NETWORK_FILE_SYSTEMS = frozenset(
 )
 SQLITE = "sqlite:///"
 SCHEMES = (SQLITE, "http://", "https://", "postgresql", "mysql")
+CONNECT_SECONDS = 5  # that a database or a server may take to be there
+# Those that call it so; another driver waits as long as it does by itself.
+DRIVERS_WITH_TIMEOUT = ("psycopg2", "psycopg", "pymysql", "mysqldb")
 BUSY_SECONDS = 5  # that another program may hold a sqlite store before this is said
 # What is behind a reason that MLflow gives, and what to do about it.
 HINTS = {
@@ -51,15 +57,23 @@ def resolve(results: Path, uri: str | None = None) -> str:
     BenchmarkError
         A kind of store that MLflow 3 does not take, or sqlite on a network file system.
     """
-    uri = uri or f"{SQLITE}{Path(results).absolute()}/mlflow/mlflow.db"
+    uri = f"{SQLITE}{Path(results).absolute()}/mlflow/mlflow.db" if uri is None else uri
     if not uri.startswith(SCHEMES):
         raise BenchmarkError(
             f"tracking URI {uri!r} is of no known kind: give sqlite:///FILE, http://HOST:PORT or "
             "postgresql://... (MLflow 3 has no file store)"
         )
     if not uri.startswith(SQLITE):
+        if reason := _malformed(uri):
+            raise BenchmarkError(f"tracking URI {without_password(uri)!r} is malformed: {reason}")
         return uri.rstrip("/")
+    if not uri.removeprefix(SQLITE):
+        raise BenchmarkError(f"tracking URI {uri!r} names no file: give {SQLITE}FILE")
     path = sources.path_given(uri.removeprefix(SQLITE)).absolute()
+    if path.is_dir():
+        raise BenchmarkError(
+            f"the MLflow store {path} is a folder: name a file in it, such as {SQLITE}{path}/mlflow.db"
+        )
     if "?" in str(path):
         raise BenchmarkError(
             f"the MLflow store {path} has a ? in its path, which a database's address ends at: give "
@@ -71,6 +85,23 @@ def resolve(results: Path, uri: str | None = None) -> str:
             "(--uri sqlite:////local/disk/mlflow.db) or a tracking server (--uri http://HOST:5000)"
         )
     return f"{SQLITE}{path}"
+
+
+def _malformed(uri: str) -> str:
+    """Say why an address of a server or a database cannot be one; empty if it can."""
+    try:
+        if uri.startswith("http"):
+            parts = urlsplit(uri)
+            return "" if parts.hostname and parts.port != 0 else "expected http://HOST:PORT"
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+    except ValueError as error:  # half an IPv6 address, a port that is no number
+        return f"{error}; expected http://HOST:PORT"
+    try:
+        make_url(uri)
+    except (ArgumentError, ValueError) as error:
+        return f"{error}; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+    return ""
 
 
 def file_system(path: Path, mounts: str | None = None) -> str:
@@ -118,6 +149,7 @@ def opened(
         There is no such store, or whatever went wrong with it while the block ran.
     """
     with answering(uri):
+        reach(uri)
         if uri.startswith(SQLITE):
             path = Path(uri.removeprefix(SQLITE))
             if not path.is_file():
@@ -144,7 +176,7 @@ def answering(uri: str) -> Iterator[None]:
 
     # It shows every error of a database as a traceback besides raising it.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    failures = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error)
+    failures = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, ModuleNotFoundError)
     try:
         yield
     except (*failures, OSError, json.JSONDecodeError) as error:
@@ -189,6 +221,36 @@ def _beside(base: sqlite3.Connection, path: Path, say: Callable[[str], None]) ->
         say(f"{name}: the store was moved, its artifacts are looked for in {after} now{absent}")
 
 
+def reach(uri: str) -> None:
+    """Connect once: MLflow itself asks a server or database that is not there for minutes, in silence.
+
+    Raises
+    ------
+    OSError, SQLAlchemyError, ModuleNotFoundError
+        It does not answer within `CONNECT_SECONDS`, refuses, or its driver is not installed.
+    """
+    if uri.startswith(SQLITE):
+        return
+    if uri.startswith("http"):
+        try:
+            urlopen(f"{uri}/health", timeout=CONNECT_SECONDS).close()
+        except (HTTPError, HTTPException):  # somebody is there; what it means MLflow finds out
+            return
+        except URLError as error:
+            if not isinstance(error.reason, ssl.SSLError):  # MLflow has settings for certificates
+                raise
+        return
+    from sqlalchemy import create_engine
+    from sqlalchemy.engine import make_url
+
+    timed = make_url(uri).get_dialect().driver in DRIVERS_WITH_TIMEOUT
+    engine = create_engine(uri, connect_args={"connect_timeout": CONNECT_SECONDS} if timed else {})
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+
+
 def client(uri: str) -> MlflowClient:
     """Open a store."""
     from mlflow import MlflowClient
@@ -204,6 +266,7 @@ def prepare(uri: str) -> None:
     """
     if not uri.startswith(SQLITE):
         if not uri.startswith("http"):
+            reach(uri)
             _upgrade(uri)
         return
     path = Path(uri.removeprefix(SQLITE))

@@ -82,8 +82,7 @@ def sync(
     uri = store.resolve(results, uri)
     if watch:
         return _watch(results, uri, suite, interval=interval, say=say)
-    if not (place := Path(results) / "records").is_dir():
-        raise BenchmarkError(f"{place} is not there: run the suite first, or name its --results")
+    records.folder_with_records(Path(results))
     outcome = _round(results, uri, suite, say=say)
     say(f"{store.without_password(uri)}: {outcome}")
     if outcome.problems:

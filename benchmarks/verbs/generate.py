@@ -33,7 +33,7 @@ Weights = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="cuda, cuda:1 or cpu; default: a GPU if any")]
-Steps = Annotated[int | None, typer.Option(help="fewer denoising steps than the protocol's")]
+Steps = Annotated[int | None, typer.Option(min=1, help="fewer denoising steps than the protocol's")]
 
 
 @app.command()
@@ -43,10 +43,10 @@ def make(
     weights: Weights = None,
     device: Device = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16 or float32 (CPU)")] = "float16",
-    batch_size: Annotated[int, typer.Option(help="images at once")] = 8,
-    size: Annotated[int, typer.Option(help="pixels; smaller only for tests")] = 512,
+    batch_size: Annotated[int, typer.Option(min=1, help="images at once")] = 8,
+    size: Annotated[int, typer.Option(min=1, help="pixels; smaller only for tests")] = 512,
     steps: Steps = None,
-    finetuning_steps: Annotated[int, typer.Option(help="img2img-finetuned only")] = 4000,
+    finetuning_steps: Annotated[int, typer.Option(min=1, help="img2img-finetuned only")] = 4000,
 ) -> None:
     """Make what is missing of a set; interrupted at any point, the same command goes on."""
     from benchmarks.generate.make import make as make_set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,13 @@ Results = Annotated[
         help="results folder; default: results/<suite> of the checkout",
     ),
 ]
+
+
+def finite(value: float) -> float:
+    """Refuse nan, which no bound of an option holds back, and infinity."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no length of time: give a finite number")
+    return value
 
 
 def folder_of(suite: str, results: Path | None) -> Path:

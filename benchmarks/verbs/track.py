@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.verbs.options import Results, SuiteName, folder_of
+from benchmarks.verbs.options import Results, SuiteName, finite, folder_of
 
 app = typer.Typer(help="Experiment tracking: records into MLflow.", no_args_is_help=True)
 
@@ -19,7 +19,9 @@ def sync(
         str | None, typer.Option(help="MLflow store; default: sqlite in results")
     ] = None,
     watch: Annotated[bool, typer.Option(help="go on syncing while the suite runs")] = False,
-    interval: Annotated[float, typer.Option(min=1, help="seconds between rounds of a watch")] = 30,
+    interval: Annotated[
+        float, typer.Option(min=1, callback=finite, help="seconds between rounds of a watch")
+    ] = 30,
 ) -> None:
     """Bring the MLflow store up to date with the records; doing it twice changes nothing."""
     from benchmarks import suite as suites

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
 from pydantic import Field, ValidationError, field_validator
 
 from benchmarks import sources
@@ -36,7 +37,22 @@ class Configuration(Frozen):
     @field_validator("generate")
     @classmethod
     def _words(cls, value: str) -> str:
-        return shlex.join(shlex.split(value))
+        words = shlex.split(value)
+        from benchmarks.verbs import generate
+
+        command = typer.main.get_command(generate.app).commands["make"]
+        rule = {"dataset": "DATA", "images": "IMAGES"}  # what rule `generate` says itself
+        named = [word for name, text in rule.items() for word in (f"--{name}", text)]
+        try:
+            context = command.make_context("make", [*named, *words])
+        except typer.Exit as end:
+            raise ValueError("expected options of `generate make`, not its help") from end
+        except Exception as error:  # of kinds that typer keeps to itself
+            reason = getattr(error, "message", error)
+            raise ValueError(f"`generate make` takes no such options: {reason}") from error
+        if {name: context.params[name] for name in rule} != rule:
+            raise ValueError("the workflow says --dataset and --images itself: leave them out")
+        return shlex.join(words)
 
 
 def configured(given: Mapping[str, Any], words: Iterable[str] = ()) -> tuple[Configuration, Suite]:

@@ -48,12 +48,12 @@ def steps(training: Training, number: int) -> None:
     training.model.train()
     taken = 0
     while taken < number:
-        order, size = training._order(), training.recipe.batch_size
+        order, size = training.order(), training.recipe.batch_size
         for start in range(min(number - taken, training.steps_per_epoch)):
             training.step(order[start * size : (start + 1) * size])
             taken += 1
         training.epoch += 1
-    training._check_losses()
+    training.check_losses()
     if training.device.type == "cuda":
         torch.cuda.synchronize()
 

@@ -122,6 +122,7 @@ def test_ctrl_c_elsewhere_is_one_line(suite, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("benchmarks.tables.evaluate", interrupted)
+    (tmp_path / "results" / "records").mkdir(parents=True)
     assert verb(monkeypatch, "tables", "-s", suite, "--results", tmp_path / "results") == 130
     told = capsys.readouterr().err.splitlines()
     assert told == ["interrupted: what was finished is kept, the same command goes on"]
