@@ -201,7 +201,8 @@ def test_what_ends_the_program_ends_a_bundle(suite, tmp_path, monkeypatch, capsy
     given = ("run", "-s", suite, "--results", tmp_path / "results", "--device", "cpu")
     assert verb(monkeypatch, *given) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: tiny/breast-cancer/mlp/none/none: SystemExit")
+    assert last.startswith(f"error: tiny/breast-cancer/mlp/none/none: {__file__}, line ")
+    assert "it ends the program itself" in last
     assert [r.spec.row for r in records.load_all(tmp_path / "results")] == ["upstream"]
 
 

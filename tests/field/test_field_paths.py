@@ -120,6 +120,7 @@ def test_a_tilde_is_expanded_in_options_and_variables(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text(SUITE)
     (tmp_path / "data").mkdir()
+    (tmp_path / "r" / "records").mkdir(parents=True)
     monkeypatch.setenv("SAFLEX_DATA", "~/data")
     monkeypatch.setenv("SAFLEX_HOME", "~/home")
     assert bench(monkeypatch, "tables", "--no-figures", "-s", "~/x.yaml", "--results", "~/r") == 0

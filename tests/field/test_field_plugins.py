@@ -158,16 +158,14 @@ def test_a_file_that_cannot_be_imported_is_one_line(tmp_path):
 def test_a_file_that_ends_the_program_is_one_line(tmp_path):
     path = tmp_path / "leaves.py"
     path.write_text("import sys\n\nsys.exit()\n" + GOOD.replace('"mine"', '"leaves"'))
-    with pytest.raises(
-        BenchmarkError, match=r"leaves\.py, line 3: SystemExit, which ends the program"
-    ):
+    with pytest.raises(BenchmarkError, match=r"leaves\.py, line 3: it ends the program itself"):
         registry.add("datasets", path)
 
 
-@pytest.mark.parametrize("terms", [600, 3_000, 30_000])
+@pytest.mark.parametrize("terms", [3_000, 30_000])
 @report(
     BY_HAND,
-    "a plug-in with a sum of 600, 3,000 or 30,000 terms, deeper than Python parses",
+    "a plug-in with a sum of 3,000 or 30,000 terms, deeper than Python parses",
     "named and skipped; every other suite is planned",
 )
 def test_what_is_nested_too_deeply_is_skipped(folder, capsys, terms):
@@ -184,10 +182,10 @@ def test_what_is_no_file_is_skipped(folder, capsys):
     (folder / "within.py").mkdir()
     assert planned()
     said = capsys.readouterr().err.splitlines()
-    assert [line.split(" is no file")[0] for line in said] == [
-        str(folder / name) for name in ("pipe.py", "within.py")
+    assert said == [
+        f"{folder / name} is no regular file; the file is skipped"
+        for name in ("pipe.py", "within.py")
     ]
-    assert all("expected Python source; the file is skipped" in line for line in said)
 
 
 @report(

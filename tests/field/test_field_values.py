@@ -350,7 +350,7 @@ def refused(loader) -> str:
         (StopIteration(), "StopIteration"),
         (ValueError(), "ValueError"),
         (ValueError("a\nb"), "ValueError: a b"),
-        (SystemExit(0), "SystemExit, which ends the program: 0"),
+        (SystemExit(0), "it ends the program itself (sys.exit(0)): raise an error instead"),
     ],
 )
 @report(
