@@ -194,3 +194,36 @@ def test_the_numbers_of_the_stand_ins_are_those_of_the_committed_tables():
             assert {text} - {""} == expected, (names, column)
             checked += bool(text)
     assert checked == 26
+
+
+def test_the_numbers_of_the_controls_are_those_of_the_committed_table():
+    import csv
+
+    names = {
+        "training on the validation rows alone": "val-only",
+        "L2RW (weights by the same gradient, no new labels)": "l2rw",
+        "saflex-derived, best of 30 settings on validation": "saflex-derived-tuned",
+        "saflex-printed, best of 30 settings on validation": "saflex-printed-tuned",
+    }
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("**", "")
+    lines = [
+        [part.strip() for part in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    (start,) = [i for i, line in enumerate(lines) if line[0] == "40 % wrong training labels"]
+    shown = {
+        (names.get(name, name), dataset): cell
+        for name, *cells in lines[start + 2 : start + 10]
+        for dataset, cell in zip(lines[start][1:], cells, strict=True)
+    }
+    path = ROOT / "results" / "controls" / "tables" / "tablecontrols-tabular-noise40.csv"
+    found = {}
+    for cell in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+        dataset = cell["dataset"].removesuffix("-noise40")
+        metric = "accuracy" if dataset == "digits" else "auroc"
+        if (cell["selection"], cell["metric"], cell["n"]) == ("last", metric, "3"):
+            mean, std = float(cell["mean"]), float(cell["std"])
+            found[cell["refiner"], dataset] = f"{mean:.1f} ± {std:.1f}"
+    assert len(shown) == 24
+    assert shown == {place: found[place] for place in shown}
