@@ -43,7 +43,7 @@ def test_every_row_takes_equal_turns_and_nothing_is_evaluated(tmp_path, monkeypa
         step(run, index)
 
     monkeypatch.setattr(Training, "step", counted)
-    monkeypatch.setattr(Training, "_evaluate", lambda run: pytest.fail("an evaluation"))
+    monkeypatch.setattr(Training, "evaluate", lambda run: pytest.fail("an evaluation"))
     times = measure(rows(), tmp_path, rounds=3, steps=4)
     assert {row: len(values) for row, values in times.seconds.items()} == {
         "upstream": 3,
