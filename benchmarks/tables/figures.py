@@ -133,7 +133,8 @@ def forest(lines: list[Graded], *, order: Sequence[str]) -> Figure:
         f"difference to {baseline}, percentage points (95 % interval, n = {_counts(lines)})"
     )
     where = f"Table {first.table}, {first.row.backbone}, {first.row.upstream}"
-    axes.set_title(f"{where}: {first.claim.id}{_mark(first.protocol)}", loc="left", fontsize=10)
+    title = f"{where}: {first.claim.id}{_mark(first.protocol)}"
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")  # the axes are narrower than a long one
     handles = [
         axes.plot([], [], "o-", color=_color(r, refiners), ms=4.5, label=r)[0] for r in refiners
     ]
