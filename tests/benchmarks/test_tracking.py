@@ -275,7 +275,12 @@ def test_interrupted_store_is_not_left_behind(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("uri", "said"),
-    [("mlruns", "no known kind"), ("file:///tmp/mlruns", "no file store"), ("", None)],
+    [
+        ("mlruns", "no known kind"),
+        ("file:///tmp/mlruns", "no file store"),
+        ("", "no known kind"),
+        (None, None),
+    ],
 )
 def test_store_uri(tmp_path, monkeypatch, uri, said):
     monkeypatch.chdir(tmp_path)
